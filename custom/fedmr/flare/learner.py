@@ -1,0 +1,189 @@
+"""The site's side of a federated job: a `Learner` around `fedmr.training`."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nvflare.apis.analytix import AnalyticsDataType
+from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
+from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable, make_reply
+from nvflare.apis.signal import Signal
+from nvflare.app_common.abstract.learner_spec import Learner
+from nvflare.app_common.app_constant import AppConstants, ValidateType
+from nvflare.app_common.tracking.log_writer import LogWriter
+
+from fedmr.config import Task
+from fedmr.data import DataError, Volume, find_site_folder, load_volumes, read_datalist
+from fedmr.report import comparison_image
+from fedmr.training import Trainer, evaluate
+
+STATE_FILE = "fedmr_site_state.pt"
+
+
+class SuperResolutionLearner(Learner):
+    """Trains and evaluates a super-resolution network on a site's own data.
+
+    Per round it evaluates the *received* weights on the validation volumes, trains, and returns the weight
+    difference with the number of optimisation steps. Optimiser, schedule and hooks are saved on the site after
+    every round, because a simulator with fewer threads than sites starts a new process for every turn. The
+    `validate` task evaluates on the test volumes. A site whose data cannot be used says why, once, and fails the job.
+
+    Args:
+        task: the numbers of `fedmr.config.Task`.
+        threads: torch threads; by default the machine's cores divided by the FLARE sites on it.
+    """
+
+    def __init__(self, task: dict[str, Any], threads: int | None = None) -> None:
+        super().__init__()
+        self.task = task
+        self.threads = threads
+        self._failed = False
+        self._trainer: Trainer | None = None
+        self._received_psnr = float("nan")
+
+    def initialize(self, parts: dict[str, Any], fl_ctx: FLContext) -> None:
+        """Load and check the site's data; a failure is kept and returned by every later task."""
+        workspace = fl_ctx.get_engine().get_workspace()
+        self._site = fl_ctx.get_identity_name()
+        self._state_file = Path(workspace.get_run_dir(fl_ctx.get_job_id())) / STATE_FILE
+        root = Path(workspace.get_root_dir())
+        torch.set_num_threads(self.threads or _threads_per_site(root))
+        self._writer = next((p for p in parts.values() if isinstance(p, LogWriter)), None)
+        try:
+            self._task = Task.from_dict(self.task)
+            folder = find_site_folder(self._site, root / "local", near=(root.parent, root.parent.parent))
+            self._may_share_images = read_datalist(folder).get("share_images") is True
+            volumes = load_volumes(folder, self._task)
+        except (DataError, ValueError) as error:
+            self._fail(fl_ctx, str(error))
+            return
+        self._volumes: dict[str, list[Volume]] = {}
+        for volume in volumes:
+            self._volumes.setdefault(volume.split, []).append(volume)
+
+    def train(self, data: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
+        """One round: receive weights, train `local_epochs`, return the difference."""
+        if self._failed:
+            return make_reply(ReturnCode.EXECUTION_RESULT_ERROR)
+        round_number, rounds = data.get_header(AppConstants.CURRENT_ROUND), data.get_header(AppConstants.NUM_ROUNDS)
+        trainer = self._prepare(data, rounds)
+        received = {name: value.detach().clone() for name, value in trainer.net.state_dict().items()}
+        for hook in trainer.hooks:
+            hook.round_started(trainer.net)
+        steps = 0
+        for epoch in range(self._task.local_epochs):
+            try:
+                progress = trainer.run_epoch(lambda: bool(abort_signal.triggered))
+            except FloatingPointError as error:
+                return self._fail(fl_ctx, f"round {round_number}: {error}")
+            steps += progress.steps
+            if progress.stopped:
+                return make_reply(ReturnCode.TASK_ABORTED)
+            self._stream("train/loss", progress.loss, trainer.epoch)
+            self._stream("train/learning_rate", trainer.optimizer.param_groups[0]["lr"], trainer.epoch)
+            done = (epoch + 1) / self._task.local_epochs
+            left = (time.perf_counter() - self._round_started) * ((rounds - round_number) / done - 1)
+            self.log_info(
+                fl_ctx,
+                f"{self._site} | round {round_number + 1}/{rounds} | epoch {epoch + 1}/{self._task.local_epochs} | "
+                f"loss {progress.loss:.5f} | PSNR received {self._received_psnr:.2f} dB | "
+                f"{1000 * progress.seconds / max(progress.steps, 1):.0f} ms/step | {left / 60:.1f} min left",
+            )
+        for hook in trainer.hooks:
+            hook.round_finished(trainer.net, steps)
+        self._save(trainer)
+        difference = {k: (v - received[k]).cpu().numpy() for k, v in trainer.net.state_dict().items()}
+        dxo = DXO(DataKind.WEIGHT_DIFF, data=difference, meta={MetaKey.NUM_STEPS_CURRENT_ROUND: steps})
+        return dxo.to_shareable()
+
+    def validate(self, data: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
+        """Before training: received weights on the validation volumes. As a task of its own: on the test volumes."""
+        if self._failed:
+            return make_reply(ReturnCode.EXECUTION_RESULT_ERROR)
+        self._round_started = time.perf_counter()
+        before_training = data.get_header(AppConstants.VALIDATE_TYPE) == ValidateType.BEFORE_TRAIN_VALIDATE
+        trainer = self._prepare(data, data.get_header(AppConstants.NUM_ROUNDS, 1))
+        split = "val" if before_training else "test"
+        try:
+            result = evaluate(
+                trainer.net,
+                self._volumes[split],
+                self._task,
+                with_baselines=not before_training,
+                should_stop=lambda: bool(abort_signal.triggered),
+            )
+        except InterruptedError:
+            return make_reply(ReturnCode.TASK_ABORTED)
+        model = result["model"]
+        if before_training:
+            self._received_psnr = model["psnr"]
+            for name in ("psnr", "ssim"):
+                self._stream(f"val/{name}", model[name], trainer.epoch)
+            self._stream_image("val", trainer, trainer.epoch)
+            return DXO(DataKind.METRICS, data={MetaKey.INITIAL_METRICS: model}).to_shareable()
+        owner = str(data.get_header(AppConstants.MODEL_OWNER))
+        self._stream_image(f"test/{owner}", trainer, trainer.epoch)
+        self.log_info(fl_ctx, f"{self._site} | test | {owner} | PSNR {model['psnr']:.2f} dB | SSIM {model['ssim']:.4f}")
+        return DXO(DataKind.METRICS, data=result).to_shareable()
+
+    def get_model_for_validation(self, model_name: str, fl_ctx: FLContext) -> Shareable:
+        """The site's own weights after its last round, for cross-site evaluation."""
+        if self._failed or not self._state_file.is_file():
+            return make_reply(ReturnCode.EXECUTION_RESULT_ERROR)
+        state = torch.load(self._state_file, weights_only=True)["net"]
+        return DXO(DataKind.WEIGHTS, data={k: v.cpu().numpy() for k, v in state.items()}).to_shareable()
+
+    def _fail(self, fl_ctx: FLContext, reason: str) -> Shareable:
+        """Say why in one line; the reply makes the server end the job as failed."""
+        self._failed = True
+        self.log_error(fl_ctx, f"{self._site} cannot take part: {reason}")
+        return make_reply(ReturnCode.EXECUTION_RESULT_ERROR)
+
+    def _prepare(self, data: Shareable, rounds: int) -> Trainer:
+        """The site's trainer, restored if the process is new, holding the received weights."""
+        if self._trainer is None:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            self._trainer = Trainer(self._task, self._volumes["train"], rounds=rounds, device=device)
+            if self._state_file.is_file():
+                self._trainer.load_state_dict(torch.load(self._state_file, weights_only=True))
+        own = self._trainer.net.state_dict()
+        received = from_shareable(data).data
+        missing = sorted(set(own) - set(received))
+        if missing:
+            raise ValueError(f"the server's model has no {missing[0]!r}: it was made for another network")
+        weights = {k: torch.as_tensor(np.asarray(received[k])).to(v).reshape(v.shape) for k, v in own.items()}
+        self._trainer.net.load_state_dict(weights)
+        return self._trainer
+
+    def _save(self, trainer: Trainer) -> None:
+        """Write the site's state so that a crash in between leaves the old one."""
+        unfinished = self._state_file.with_suffix(".tmp")
+        torch.save(trainer.state_dict(), unfinished)
+        os.replace(unfinished, self._state_file)
+
+    def _stream(self, tag: str, value: float, step: int) -> None:
+        if self._writer:
+            self._writer.write(tag, float(value), AnalyticsDataType.SCALAR, global_step=step)
+
+    def _stream_image(self, tag: str, trainer: Trainer, step: int) -> None:
+        """Send one comparison picture, only where the site's own datalist allows pixels to leave."""
+        if self._writer and self._may_share_images:
+            volume = self._volumes[tag.split("/")[0]][0]
+            picture = comparison_image(trainer.net, volume, self._task)
+            self._writer.write(tag, picture, AnalyticsDataType.IMAGE, global_step=step)
+
+
+def _threads_per_site(root: Path) -> int:
+    """Cores divided by the FLARE sites whose folders lie beside this one (simulator, POC), at least 1.
+
+    A count of folders, not of processes, so that every run of a job computes with the same number of threads.
+    """
+    if os.environ.get("OMP_NUM_THREADS"):
+        return int(os.environ["OMP_NUM_THREADS"])
+    sites = [p for p in root.parent.iterdir() if (p / "local").is_dir() and p.name != "server" and "@" not in p.name]
+    return max(1, (os.cpu_count() or 1) // max(len(sites), 1))

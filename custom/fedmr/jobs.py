@@ -1,0 +1,134 @@
+"""FLARE job folders, rendered from `app_configs/*.conf` and checked before they run.
+
+HOCON includes inside a job do not work in FLARE 2.9.0 and symbolic links arrive empty, so a job is rendered whole.
+"""
+
+import importlib
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pyhocon import ConfigFactory, ConfigTree, HOCONConverter
+
+CLIENT_CONFIG = Path("app/config/config_fed_client.conf")
+SERVER_CONFIG = Path("app/config/config_fed_server.conf")
+_SECTIONS = {"meta": Path("meta.conf"), "server": SERVER_CONFIG, "client": CLIENT_CONFIG}
+_CUSTOM_README = """This folder marks the job as one with custom code: without it FLARE checks the job against its class
+allow-list and refuses `fedmr`. The code itself is the installed package.
+"""
+
+
+def job_names(configs: Path) -> list[str]:
+    """Names of the jobs that `configs` describes: its *.conf files that set `name`."""
+    return sorted(p.stem for p in configs.glob("*.conf") if p.stem != "base")
+
+
+def rendered(configs: Path, name: str) -> dict[Path, str]:
+    """Files of a job, by their path within the job folder.
+
+    Raises:
+        ValueError: no such job, or its file is no valid HOCON, or `name` in it differs from the file's.
+    """
+    source = configs / f"{name}.conf"
+    if not source.is_file():
+        raise ValueError(f"{source} does not exist; jobs are {', '.join(job_names(configs)) or 'none'}")
+    tree = ConfigFactory.parse_file(source)
+    if tree.get("name", None) != name:
+        raise ValueError(f"{source}: name is {tree.get('name', None)!r}; it must be the file's name, {name!r}")
+    header = f"# Rendered from app_configs/{name}.conf by `fedmr jobs render`; edit that file, not this one.\n"
+    files = {path: header + HOCONConverter.to_hocon(tree[section]) + "\n" for section, path in _SECTIONS.items()}
+    files[Path("app/custom/README.md")] = _CUSTOM_README
+    return files
+
+
+def render(configs: Path, jobs: Path) -> list[str]:
+    """Write the folders of all jobs and return their names."""
+    for name in job_names(configs):
+        for path, text in rendered(configs, name).items():
+            (jobs / name / path).parent.mkdir(parents=True, exist_ok=True)
+            (jobs / name / path).write_text(text)
+    return job_names(configs)
+
+
+def check(configs: Path, jobs: Path) -> list[str]:
+    """Problems of all jobs: stale files, component paths that do not import, arguments not in the signature."""
+    problems = []
+    for name in job_names(configs):
+        for path, text in rendered(configs, name).items():
+            target = jobs / name / path
+            if not target.is_file() or target.read_text() != text:
+                problems.append(f"{target} is not what app_configs/{name}.conf renders; run `fedmr jobs render`")
+        for section in ("server", "client"):
+            tree = ConfigFactory.parse_file(configs / f"{name}.conf")[section]
+            problems += [f"{name} {section}: {p}" for node in _components(tree) for p in _component_problems(node)]
+    known = set(job_names(configs))
+    problems += [f"{p} has no app_configs file" for p in jobs.iterdir() if p.is_dir() and p.name not in known]
+    return problems
+
+
+def read_task(job: Path) -> dict[str, Any]:
+    """The task numbers of a rendered job, or of the copy that FLARE leaves beside a run.
+
+    Args:
+        job: job folder, app folder or client config file.
+
+    Raises:
+        FileNotFoundError: no client config there.
+        ValueError: the config has no learner with a task.
+    """
+    return _learner(job)["task"]
+
+
+def read_rounds(job: Path) -> int:
+    """Number of federated rounds of a rendered job.
+
+    Raises:
+        FileNotFoundError: no server config there.
+        ValueError: the job has no workflow with rounds.
+    """
+    tree = ConfigFactory.parse_file(_find(job, SERVER_CONFIG))
+    for node in _components(tree):
+        if "num_rounds" in node.get("args", {}):
+            return int(node["args"]["num_rounds"])
+    raise ValueError(f"{job}: no workflow has num_rounds")
+
+
+def _learner(job: Path) -> dict[str, Any]:
+    config = _find(job, CLIENT_CONFIG)
+    for node in _components(ConfigFactory.parse_file(config)):
+        if "task" in node.get("args", {}):
+            arguments: dict[str, Any] = node["args"].as_plain_ordered_dict()
+            return arguments
+    raise ValueError(f"{config}: no component has a task")
+
+
+def _find(job: Path, relative: Path) -> Path:
+    for candidate in (job, job / relative, job / relative.relative_to("app"), job / relative.name):
+        if candidate.is_file():
+            return candidate
+    raise FileNotFoundError(f"{job} holds no {relative.name}; give a job folder such as jobs/mscan_fedavg")
+
+
+def _components(node: Any) -> Iterator[ConfigTree]:
+    """Every node of a config that names a class by `path`."""
+    if isinstance(node, ConfigTree):
+        if isinstance(node.get("path", None), str):
+            yield node
+        for value in node.values():
+            yield from _components(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _components(value)
+
+
+def _component_problems(node: ConfigTree) -> list[str]:
+    module_name, _, attribute = node["path"].rpartition(".")
+    try:
+        target = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        return [f"{node['path']} cannot be imported: {error}"]
+    parameters = inspect.signature(target).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return []
+    return [f"{node['path']} has no argument {name!r}" for name in node.get("args", {}) if name not in parameters]

@@ -1,0 +1,90 @@
+"""Training and evaluation in one process, without FLARE, by the same code as a job."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fedmr.config import Task
+from fedmr.data import SPLITS, DataError, load_volumes, site_folders
+from fedmr.jobs import read_rounds, read_task
+from fedmr.models import load_model, save_model
+from fedmr.report import Figures, comparison_image, summarise
+from fedmr.training import Trainer, evaluate
+
+
+def train_pooled(
+    data: Path,
+    out: Path,
+    *,
+    job: Path,
+    sites: Sequence[str] = (),
+    rounds: int = 0,
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Train on the pooled volumes of sites as a job would with one site that holds them all.
+
+    Args:
+        data: data root or a site's folder.
+        out: folder for `model.pt` (last round) and `log.jsonl` (a line per round).
+        job: job folder with the task.
+        sites: site names to pool; all if empty.
+        rounds: number of rounds; the job's if 0.
+        say: receives a progress line per round.
+
+    Returns:
+        the model file.
+
+    Raises:
+        DataError: a volume cannot be used, or a named site is not there.
+    """
+    task = Task.from_dict(read_task(job))
+    rounds = rounds or read_rounds(job)
+    folders = [f for f in site_folders(data) if not sites or f.name in sites]
+    absent = sorted(set(sites) - {f.name for f in folders})
+    if absent:
+        raise DataError(f"{data} has no site {', '.join(absent)}; it has {', '.join(f.name for f in site_folders(data))}")
+    volumes = [v for folder in folders for v in load_volumes(folder, task, ("train", "val"))]
+    validation = [v for v in volumes if v.split == "val"]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    trainer = Trainer(task, [v for v in volumes if v.split == "train"], rounds=rounds, device=device)
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "log.jsonl").open("w") as log:
+        for number in range(rounds):
+            received = evaluate(trainer.net, validation, task)["model"]
+            epochs = [trainer.run_epoch() for _ in range(task.local_epochs)]
+            record: dict[str, Any] = {"round": number, "loss": epochs[-1].loss, "val": received}
+            record |= {"steps": sum(e.steps for e in epochs), "seconds": sum(e.seconds for e in epochs)}
+            log.write(json.dumps(record) + "\n")
+            log.flush()
+            say(
+                f"round {number + 1}/{rounds} | loss {record['loss']:.5f} | PSNR before {received['psnr']:.2f} dB | "
+                f"{1000 * record['seconds'] / record['steps']:.0f} ms/step"
+            )
+    save_model(out / "model.pt", trainer.net, task)
+    say(f"wrote {out / 'model.pt'}")
+    return out / "model.pt"
+
+
+def evaluate_sites(
+    model: Path, data: Path, *, split: str = "test", job: Path | None = None
+) -> tuple[Figures, dict[str, np.ndarray[Any, Any]]]:
+    """Figures of a model on every site of a data root, and a comparison image (H, 4*W) per site.
+
+    Raises:
+        DataError: a volume cannot be used or a split is empty.
+        ValueError: unknown split or unusable model file.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}; known are {', '.join(SPLITS)}")
+    net, task = load_model(model, job)
+    net.to("cuda" if torch.cuda.is_available() else "cpu")
+    sites, images = {}, {}
+    for folder in site_folders(data):
+        volumes = load_volumes(folder, task, (split,))
+        sites[folder.name] = evaluate(net, volumes, task, with_baselines=True)
+        images[folder.name] = comparison_image(net, volumes[0], task)[0]
+    return summarise(sites), images

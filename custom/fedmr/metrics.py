@@ -1,0 +1,95 @@
+"""Image quality per volume: the one definition used in training, jobs, reports and tests.
+
+A volume is (S, H, W), S slices. The data range is the maximum of the reference volume (the fastMRI convention);
+no window, no border crop. Values change by up to several dB under other conventions, so compare only like with
+like: PSNR is taken from the volume's mean squared error (not the mean over slices), SSIM is Wang et al. 2004
+with the 11-tap Gaussian of sigma 1.5 on full windows only (MONAI's default; skimage with gaussian_weights=True
+and use_sample_covariance=False), mean over slices.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+FOREGROUND = 0.05  # fraction of the reference maximum above which a voxel counts as foreground
+_WINDOW, _SIGMA, _K1, _K2 = 11, 1.5, 0.01, 0.03
+
+
+def _check(prediction: Tensor, reference: Tensor) -> float:
+    """Return the data range after the checks that every metric needs."""
+    if prediction.shape != reference.shape or reference.ndim != 3:
+        raise ValueError(
+            f"prediction {tuple(prediction.shape)} and reference {tuple(reference.shape)} must be volumes (S, H, W) "
+            "of one shape"
+        )
+    data_range = float(reference.max())
+    if not data_range > 0:
+        raise ValueError(f"the reference volume has maximum {data_range}; the metrics need a positive one")
+    return data_range
+
+
+def _decibel(mean_squared_error: float, data_range: float) -> float:
+    if mean_squared_error == 0:
+        return math.inf
+    return 10 * math.log10(data_range**2 / mean_squared_error)
+
+
+def psnr(prediction: Tensor, reference: Tensor) -> float:
+    """Peak signal-to-noise ratio of the whole volume in dB; infinite for identical volumes."""
+    data_range = _check(prediction, reference)
+    return _decibel(float((prediction - reference).double().square().mean()), data_range)
+
+
+def psnr_foreground(prediction: Tensor, reference: Tensor) -> float:
+    """PSNR over voxels whose reference exceeds `FOREGROUND` times the volume's maximum, in dB."""
+    data_range = _check(prediction, reference)
+    inside = reference > FOREGROUND * data_range
+    return _decibel(float((prediction - reference)[inside].double().square().mean()), data_range)
+
+
+def nmse(prediction: Tensor, reference: Tensor) -> float:
+    """Normalised mean squared error |prediction - reference|^2 / |reference|^2, no unit."""
+    _check(prediction, reference)
+    difference = (prediction - reference).double().square().sum()
+    return float(difference / reference.double().square().sum())
+
+
+def ssim(prediction: Tensor, reference: Tensor, batch: int = 16) -> float:
+    """Structural similarity, mean over slices (Wang et al., IEEE TIP 2004), in [-1, 1].
+
+    Raises:
+        ValueError: slices smaller than the 11 x 11 window.
+    """
+    data_range = _check(prediction, reference)
+    if min(reference.shape[-2:]) < _WINDOW:
+        raise ValueError(f"slices of {tuple(reference.shape[-2:])} are smaller than SSIM's {_WINDOW} x {_WINDOW}")
+    x = torch.arange(_WINDOW, dtype=torch.float32, device=reference.device) - _WINDOW // 2
+    line = torch.exp(-(x**2) / (2 * _SIGMA**2))
+    line = line / line.sum()
+    c1, c2 = (_K1 * data_range) ** 2, (_K2 * data_range) ** 2
+    values = []
+    for p, r in zip(prediction.float().split(batch), reference.float().split(batch), strict=True):
+        maps = torch.stack([p, r, p * p, r * r, p * r]).flatten(0, 1).unsqueeze(1)
+        maps = F.conv2d(F.conv2d(maps, line.view(1, 1, -1, 1)), line.view(1, 1, 1, -1))
+        mu_p, mu_r, pp, rr, pr = maps.squeeze(1).unflatten(0, (5, -1))
+        luminance = (2 * mu_p * mu_r + c1) / (mu_p**2 + mu_r**2 + c1)
+        contrast = (2 * (pr - mu_p * mu_r) + c2) / (pp - mu_p**2 + rr - mu_r**2 + c2)
+        values.append((luminance * contrast).mean(dim=(1, 2)))
+    return float(torch.cat(values).double().mean())
+
+
+def volume_metrics(prediction: Tensor, reference: Tensor) -> dict[str, float]:
+    """All metrics of one volume (S, H, W): psnr and psnr_foreground in dB, ssim, nmse."""
+    return {
+        "psnr": psnr(prediction, reference),
+        "ssim": ssim(prediction, reference),
+        "nmse": nmse(prediction, reference),
+        "psnr_foreground": psnr_foreground(prediction, reference),
+    }
+
+
+def mean_metrics(rows: list[dict[str, float]]) -> dict[str, float]:
+    """Mean over volumes of each metric."""
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}

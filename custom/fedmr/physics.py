@@ -1,0 +1,187 @@
+"""Image formation: centred FFT, degradation to low resolution, and upsampling that stays on the grid.
+
+Images are real or complex tensors whose last two axes are (H, W), any batch axes before them, on any device.
+Two sampling grids occur; `GRID_OF` says which degradation makes which:
+
+- ``"pixel0"``: low-resolution (LR) sample p lies at high-resolution (HR) position s*p. K-space truncation.
+- ``"half"``: LR sample p lies at s*p + (s-1)/2, the centre of its s x s block. Resampling with pixel areas.
+
+Taking one for the other shifts the image by (s-1)/2 HR pixels, which costs 2-3 dB.
+"""
+
+from functools import lru_cache
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Degradation = Literal["truncation", "bicubic"]
+Grid = Literal["pixel0", "half"]
+GRID_OF: dict[str, Grid] = {"truncation": "pixel0", "bicubic": "half"}
+
+_AXES = (-2, -1)
+
+
+def fft2c(image: Tensor) -> Tensor:
+    """Centred orthonormal 2-D FFT: image (..., H, W), origin at (H//2, W//2), to k-space with DC there."""
+    return torch.fft.fftshift(torch.fft.fft2(torch.fft.ifftshift(image, dim=_AXES), norm="ortho"), dim=_AXES)
+
+
+def ifft2c(kspace: Tensor) -> Tensor:
+    """Inverse of `fft2c`."""
+    return torch.fft.fftshift(torch.fft.ifft2(torch.fft.ifftshift(kspace, dim=_AXES), norm="ortho"), dim=_AXES)
+
+
+def low_size(size: int, scale: int) -> int:
+    """Number of LR samples for `size` HR samples: ceil(size / scale)."""
+    return -(-size // scale)
+
+
+def _check_scale(scale: int) -> None:
+    if scale < 1:
+        raise ValueError(f"scale is {scale}; it must be an integer of 1 or more (2, 3 and 4 are usual)")
+
+
+def truncate(image: Tensor, scale: int) -> Tensor:
+    """Low-pass and sub-sample by k-space truncation; linear, complex.
+
+    Keeps the central 1/scale of k-space along both axes, scaled so that a constant keeps its value. The image
+    origin is pixel 0, so LR sample p lies at HR position scale*p for every parity of both sizes (a centred FFT
+    would shift by a pixel when the LR size is odd). A size that is no multiple of `scale` is extended with
+    zeros at its far end, i.e. the field of view grows by less than one LR pixel.
+
+    Args:
+        image: (..., H, W), real or complex.
+        scale: integer factor, 1 or more.
+
+    Returns:
+        complex tensor (..., ceil(H/scale), ceil(W/scale)).
+    """
+    _check_scale(scale)
+    height, width = image.shape[-2:]
+    low = low_size(height, scale), low_size(width, scale)
+    padded = F.pad(image, (0, low[1] * scale - width, 0, low[0] * scale - height))
+    kspace = torch.fft.fftshift(torch.fft.fft2(padded, norm="ortho"), dim=_AXES)
+    top, left = ((n * scale) // 2 - n // 2 for n in low)
+    kept = kspace[..., top : top + low[0], left : left + low[1]]
+    return torch.fft.ifft2(torch.fft.ifftshift(kept, dim=_AXES), norm="ortho") / scale
+
+
+def truncate_adjoint(low: Tensor, scale: int, size: tuple[int, int] | None = None) -> Tensor:
+    """Adjoint of `truncate`: zero-fill k-space; <truncate(x), y> = <x, truncate_adjoint(y)>.
+
+    Args:
+        low: (..., h, w), real or complex.
+        scale: the factor of `truncate`.
+        size: HR size (H, W) of x; scale * (h, w) if not given.
+
+    Returns:
+        complex tensor (..., H, W).
+    """
+    _check_scale(scale)
+    n = low.shape[-2:]
+    full = n[0] * scale, n[1] * scale
+    kspace = torch.fft.fftshift(torch.fft.fft2(low, norm="ortho"), dim=_AXES)
+    top, left = (full[0] // 2 - n[0] // 2), (full[1] // 2 - n[1] // 2)
+    kspace = F.pad(kspace, (left, full[1] - n[1] - left, top, full[0] - n[0] - top))
+    image = torch.fft.ifft2(torch.fft.ifftshift(kspace, dim=_AXES), norm="ortho") / scale
+    height, width = size or full
+    return image[..., :height, :width]
+
+
+def degrade(image: Tensor, scale: int, kind: Degradation = "truncation") -> Tensor:
+    """Make the LR image of a real, non-negative HR image.
+
+    ``"truncation"`` is the MR acquisition with 1/scale of the matrix: magnitude of `truncate` (grid pixel0).
+    ``"bicubic"`` is anti-aliased bicubic resampling (grid half), the convention of most published tables.
+
+    Args:
+        image: (..., H, W), real, values >= 0.
+        scale: integer factor; 1 returns the image.
+        kind: the degradation.
+
+    Returns:
+        real tensor (..., ceil(H/scale), ceil(W/scale)), values >= 0, same intensity scale.
+
+    Raises:
+        ValueError: unknown `kind` or scale below 1.
+    """
+    if kind == "truncation":
+        return truncate(image, scale).abs()
+    if kind != "bicubic":
+        raise ValueError(f"degradation is {kind!r}; known are {sorted(GRID_OF)}")
+    _check_scale(scale)
+    height, width = image.shape[-2:]
+    low = low_size(height, scale), low_size(width, scale)
+    flat = image.reshape(-1, 1, height, width)
+    flat = F.pad(flat, (0, low[1] * scale - width, 0, low[0] * scale - height), mode="replicate")
+    small = F.interpolate(flat, size=low, mode="bicubic", antialias=True, align_corners=False)
+    return small.clamp_min(0).reshape(*image.shape[:-2], *low)
+
+
+def zero_filled(low: Tensor, scale: int, size: tuple[int, int] | None = None, grid: Grid = "pixel0") -> Tensor:
+    """Zero-filled (sinc) upsampling of a real LR image: what a scanner's "ZIP" interpolation shows.
+
+    Exact for band-limited images. For the half grid the linear phase of (scale-1)/2 HR pixels is undone.
+
+    Args:
+        low: (..., h, w), real.
+        scale: integer factor.
+        size: HR size (H, W) to crop to; scale * (h, w) if not given.
+        grid: where the LR samples lie.
+
+    Returns:
+        real tensor (..., H, W), same intensity scale; may ring below zero.
+    """
+    if grid == "pixel0":
+        return (truncate_adjoint(low, scale, size) * scale**2).real
+    height, width = low.shape[-2] * scale, low.shape[-1] * scale
+    kspace = torch.fft.fft2(truncate_adjoint(low, scale) * scale**2)
+    shift = (scale - 1) / 2
+    fy = torch.fft.fftfreq(height, device=low.device).unsqueeze(-1)
+    fx = torch.fft.fftfreq(width, device=low.device)
+    moved = torch.fft.ifft2(kspace * torch.exp(-2j * torch.pi * shift * (fy + fx))).real
+    return moved[..., : size[0], : size[1]] if size else moved
+
+
+def _cubic(x: float, a: float = -0.75) -> float:
+    """Cubic convolution kernel (Keys, IEEE TASSP 1981), with the a of `torch.nn.functional.interpolate`."""
+    x = abs(x)
+    if x <= 1:
+        return (a + 2) * x**3 - (a + 3) * x**2 + 1
+    return a * (x**3 - 5 * x**2 + 8 * x - 4) if x < 2 else 0.0
+
+
+@lru_cache(maxsize=32)
+def interpolation_kernel(scale: int, grid: Grid) -> Tensor:
+    """Bicubic interpolation as a convolution to scale**2 phases.
+
+    Returns:
+        (scale**2, 1, 5, 5) float32: kernel of HR phase (r, c) at row r * scale + c, taps at LR offsets -2..2.
+    """
+    centre = 0.0 if grid == "pixel0" else (scale - 1) / 2
+    rows = [[_cubic((phase - centre) / scale - tap) for tap in range(-2, 3)] for phase in range(scale)]
+    line = torch.tensor(rows, dtype=torch.float64)
+    kernel = torch.einsum("ri,cj->rcij", line, line)
+    return kernel.reshape(scale**2, 1, 5, 5).float()
+
+
+def interpolate(low: Tensor, scale: int, grid: Grid = "pixel0", kernel: Tensor | None = None) -> Tensor:
+    """Grid-aligned bicubic upsampling.
+
+    On the half grid this is `torch.nn.functional.interpolate(mode="bicubic")`; on pixel0 it has no torch name.
+
+    Args:
+        low: (N, 1, h, w), real.
+        scale: integer factor.
+        grid: where the LR samples lie.
+        kernel: `interpolation_kernel(scale, grid)` on the right device, where the caller keeps one.
+
+    Returns:
+        (N, 1, scale*h, scale*w), same intensity scale.
+    """
+    if kernel is None:
+        kernel = interpolation_kernel(scale, grid)
+    phases = F.conv2d(F.pad(low, (2, 2, 2, 2), mode="replicate"), kernel.to(low))
+    return F.pixel_shuffle(phases, scale)

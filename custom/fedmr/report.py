@@ -1,0 +1,194 @@
+"""Figures, table and picture of a run. Reads what the server received; needs no site's data."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.table import Table
+from torch import nn
+
+from fedmr.config import Task
+from fedmr.data import Volume
+from fedmr.training import baselines, super_resolve
+
+METHODS = {"zero_filled": "zero-filled", "interpolated": "bicubic", "model": "MSCAN"}
+TILES = ("low resolution", "zero-filled", "MSCAN", "reference")
+FINAL_MODEL = "SRV_FL_global_model.pt"
+
+Figures = dict[str, Any]
+
+
+class RunError(RuntimeError):
+    """A run is incomplete; the message says what is missing."""
+
+
+def summarise(sites: dict[str, dict[str, Any]]) -> Figures:
+    """Add the mean over sites: ``{"sites": {SITE: {"n_volumes", METHOD: {"psnr", "ssim", ..}}}, "mean": {METHOD: ..}}``."""
+    mean = {
+        method: {
+            name: sum(site[method][name] for site in sites.values()) / len(sites)
+            for name in next(iter(sites.values()))[method]
+        }
+        for method in METHODS
+    }
+    return {"sites": sites, "mean": mean}
+
+
+def find_run(run: Path) -> Path:
+    """The server's run folder in a simulator workspace, a downloaded job or that folder itself.
+
+    Raises:
+        RunError: nothing there.
+    """
+    for candidate in (run, run / "server" / "simulate_job", run / "workspace"):
+        if (candidate / "app_server").is_dir():
+            return candidate
+    raise RunError(f"{run} is no run: it holds no app_server folder. Give a simulator workspace or a downloaded job")
+
+
+def read_rounds(run: Path) -> list[dict[str, Any]]:
+    """Per round: ``{"round": r, "sites": {SITE: {"psnr": dB of the model received, ..}}}``, oldest first."""
+    path = find_run(run) / "metrics" / "round_metrics.jsonl"
+    if not path.is_file():
+        raise RunError(f"{path} does not exist: no site finished a round. Look into the server's log.txt")
+    rounds = []
+    for line in path.read_text().splitlines():
+        record = json.loads(line)
+        sites = {s["site"]: {m["name"]: m["value"] for m in s["metrics"]} for s in record["sites"]}
+        rounds.append({"round": record["round"], "sites": sites})
+    return rounds
+
+
+def read_figures(run: Path) -> Figures:
+    """Test figures of the final global model, as the sites reported them.
+
+    Raises:
+        RunError: a model is missing, or a site did not train in every round or reported no figures.
+    """
+    folder = find_run(run)
+    for name in ("FL_global_model.pt", "best_FL_global_model.pt"):
+        if not (folder / "app_server" / name).is_file():
+            raise RunError(f"{folder / 'app_server' / name} is missing: the job failed. Look into the server's log.txt")
+    meta = json.loads((folder / "meta.json").read_text())
+    expected = {client["name"] for client in meta["job_clients"]}
+    for record in read_rounds(run):
+        if set(record["sites"]) != expected:
+            absent = ", ".join(sorted(expected - set(record["sites"])))
+            raise RunError(f"round {record['round']}: no contribution from {absent}. Look into that site's log.txt")
+    path = folder / "cross_site_val" / "cross_val_results.json"
+    results = json.loads(path.read_text()) if path.is_file() else {}
+    absent = ", ".join(sorted(s for s in expected if FINAL_MODEL not in results.get(s, {})))
+    if absent:
+        raise RunError(f"no test figures of the final model from {absent}. Look into that site's log.txt")
+    return summarise({site: results[site][FINAL_MODEL] for site in sorted(expected)})
+
+
+def best_round(rounds: list[dict[str, Any]], steps: dict[str, int] | None = None) -> int:
+    """Round whose received model had the highest mean PSNR over sites, weighted by `steps` if given.
+
+    Round 0 is left out as FLARE leaves it out: its model is the untrained one.
+    """
+
+    def score(record: dict[str, Any]) -> float:
+        weights = {site: (steps or {}).get(site, 1) for site in record["sites"]}
+        total = sum(weights[site] * figures["psnr"] for site, figures in record["sites"].items())
+        return float(total / sum(weights.values()))
+
+    return int(max(rounds[1:] or rounds, key=score)["round"])
+
+
+def table(figures: Figures, title: str) -> Table:
+    """Sites by methods, PSNR in dB and SSIM, with the gain over zero-filled."""
+    view = Table(title=title, caption="per-volume PSNR (dB) / SSIM, range = volume maximum, mean over test volumes")
+    view.add_column("site")
+    view.add_column("volumes", justify="right")
+    for label in METHODS.values():
+        view.add_column(label, justify="right")
+    view.add_column("gain (dB)", justify="right")
+    rows = [*figures["sites"].items(), ("mean", figures["mean"])]
+    for number, (site, row) in enumerate(rows):
+        cells = [f"{row[m]['psnr']:.2f} / {row[m]['ssim']:.4f}" for m in METHODS]
+        gain = f"{row['model']['psnr'] - row['zero_filled']['psnr']:+.2f}"
+        count = str(row.get("n_volumes", sum(s["n_volumes"] for s in figures["sites"].values())))
+        view.add_row(site, count, *cells, gain, end_section=number == len(rows) - 2)
+    return view
+
+
+def comparison_image(net: nn.Module, volume: Volume, task: Task) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Middle slice as four tiles side by side: LR (nearest), zero-filled, network, reference.
+
+    Returns:
+        (1, H, 4*W) uint8, one window for all tiles: 0 to the reference slice's 99.9th percentile.
+    """
+    middle = volume.hr.shape[0] // 2
+    one = Volume(**{**volume.__dict__, "hr": volume.hr[middle : middle + 1], "lr": volume.lr[middle : middle + 1]})
+    height, width = one.hr.shape[1:]
+    nearest = one.lr.repeat_interleave(task.scale, 1).repeat_interleave(task.scale, 2)[:, :height, :width]
+    tiles = [nearest, baselines(one, task)["zero_filled"], super_resolve(net, one.lr, (height, width)), one.hr]
+    window = float(np.percentile(one.hr.numpy(), 99.9)) or 1.0
+    image = torch.cat(tiles, dim=2).clamp(0, window) * (255 / window)
+    return image.round().to(torch.uint8).numpy()
+
+
+def read_images(run: Path) -> dict[str, np.ndarray[Any, Any]]:
+    """Comparison images of the final model by site, as far as sites share pixels: (H, 4*W) uint8."""
+    from io import BytesIO
+
+    from PIL import Image
+    from tensorboard.backend.event_processing.event_accumulator import IMAGES, EventAccumulator
+
+    images = {}
+    for folder in sorted((find_run(run) / "tb_events").glob("*")):
+        events = EventAccumulator(str(folder), size_guidance={IMAGES: 0})
+        events.Reload()
+        tag = f"test/{FINAL_MODEL}"
+        if tag in events.Tags()["images"]:
+            encoded = events.Images(tag)[-1].encoded_image_string
+            images[folder.name] = np.asarray(Image.open(BytesIO(encoded)).convert("L"))
+    return images
+
+
+def draw(images: dict[str, np.ndarray[Any, Any]], figures: Figures, path: Path) -> None:
+    """Write one row per site: the reference with a box, then the box in the four tiles, enlarged.
+
+    Args:
+        images: (H, 4*W) tiles of `comparison_image` by site, not empty.
+        figures: of the same sites; their PSNR stands over the tiles.
+        path: .png to write.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+    from matplotlib.patches import Rectangle
+
+    fig, axes = plt.subplots(len(images), 5, figsize=(12.5, 2.62 * len(images)), squeeze=False)
+    for row, (site, image) in zip(axes, images.items(), strict=True):
+        tiles = np.split(image, 4, axis=1)
+        top, left, side = _most_detailed_box(tiles[3])
+        row[0].imshow(tiles[3], cmap="gray", vmin=0, vmax=255)
+        row[0].add_patch(Rectangle((left, top), side, side, fill=False, edgecolor="gold"))
+        row[0].set_title(site, fontsize=9)
+        for axis, tile, label in zip(row[1:], tiles, TILES, strict=True):
+            axis.imshow(tile[top : top + side, left : left + side], cmap="gray", vmin=0, vmax=255)
+            key = {v: k for k, v in METHODS.items()}.get(label)
+            value = f", {figures['sites'][site][key]['psnr']:.2f} dB" if key else ""
+            axis.set_title(label + value, fontsize=9)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    fig.tight_layout(pad=0.4)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fig.savefig(path, dpi=110)
+    plt.close(fig)
+
+
+def _most_detailed_box(image: np.ndarray[Any, Any]) -> tuple[int, int, int]:
+    """Top, left and side of the square of a third of the image with the largest sum of gradients."""
+    side = min(image.shape) // 3
+    gradient = np.abs(np.diff(image.astype(float), axis=0))[:, 1:] + np.abs(np.diff(image.astype(float), axis=1))[1:]
+    total = np.pad(gradient, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+    sums = total[side:, side:] - total[:-side, side:] - total[side:, :-side] + total[:-side, :-side]
+    top, left = np.unravel_index(sums.argmax(), sums.shape)
+    return int(top), int(left), side

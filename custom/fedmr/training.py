@@ -1,0 +1,248 @@
+"""Training and evaluation: one loop, used by the FLARE learner, by `fedmr train` and by tests.
+
+An algorithm that changes local training (FedProx, SCAFFOLD, cross-site modelling) is a `Hook`; the loop stays.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fedmr.config import Task
+from fedmr.data import PatchSampler, Volume
+from fedmr.losses import WeightedSum
+from fedmr.metrics import mean_metrics, volume_metrics
+from fedmr.nets import build
+from fedmr.physics import interpolate, zero_filled
+
+_EVALUATION_PIXELS = 2**18  # LR pixels per forward pass, which bounds the memory of evaluation
+
+
+class Hook:
+    """What an algorithm may do during local training; every method may be left as it is."""
+
+    def round_started(self, net: nn.Module) -> None:
+        """The network holds the weights received for this round."""
+
+    def add_loss(self, net: nn.Module, loss: Tensor) -> Tensor:
+        """Return the loss to differentiate."""
+        return loss
+
+    def gradients_ready(self, net: nn.Module) -> None:
+        """Gradients are computed and clipped, the optimiser has not stepped."""
+
+    def round_finished(self, net: nn.Module, steps: int) -> None:
+        """`steps` optimisation steps have been taken since `round_started`."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """State that must survive the process."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore `state_dict`."""
+
+
+@dataclass
+class Progress:
+    """Result of `fit`: optimisation steps done, mean loss over them, seconds taken, whether it was stopped."""
+
+    steps: int = 0
+    loss: float = 0.0
+    seconds: float = 0.0
+    stopped: bool = False
+    _sum: float = field(default=0.0, repr=False)
+
+
+def fit(
+    net: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    loss_function: nn.Module,
+    *,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    hooks: Sequence[Hook] = (),
+    clip_norm: float = 1.0,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Progress:
+    """Train over the batches, one optimisation step each.
+
+    Args:
+        net: maps LR (B, 1, h, w) to SR (B, 1, s*h, s*w), about [0, 1].
+        batches: pairs LR, HR on the network's device.
+        loss_function: (SR, HR) to a scalar.
+        optimizer: stepped once per batch.
+        schedule: stepped with it.
+        hooks: called in their order.
+        clip_norm: largest norm of the gradient.
+        should_stop: asked before every step.
+
+    Raises:
+        FloatingPointError: the loss is not finite.
+    """
+    device = next(net.parameters()).device
+    progress, started, total = Progress(), time.perf_counter(), torch.zeros((), device=device)
+    net.train()
+    for low, high in batches:
+        if should_stop():
+            progress.stopped = True
+            break
+        low = low.contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
+            loss = loss_function(net(low), high)
+        for hook in hooks:
+            loss = hook.add_loss(net, loss)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), clip_norm)
+        for hook in hooks:
+            hook.gradients_ready(net)
+        optimizer.step()
+        schedule.step()
+        total += loss.detach()
+        progress.steps += 1
+    progress.loss = float(total) / max(progress.steps, 1)
+    progress.seconds = time.perf_counter() - started
+    if not torch.isfinite(total):
+        raise FloatingPointError(
+            f"the training loss became {float(total)} within {progress.steps} steps; lower learning_rate in the task"
+        )
+    return progress
+
+
+@torch.no_grad()
+def super_resolve(net: nn.Module, low: Tensor, size: tuple[int, int]) -> Tensor:
+    """Apply the network slice by slice.
+
+    Args:
+        net: the network.
+        low: (S, h, w) LR slices, about [0, 1], on any device.
+        size: HR size (H, W), at most scale * (h, w).
+
+    Returns:
+        (S, H, W) float32 on the device of `low`, values >= 0 (a magnitude image has no negative ones).
+    """
+    net.eval()
+    device = next(net.parameters()).device
+    batch = max(1, _EVALUATION_PIXELS // low[0].numel())
+    outputs = []
+    for part in low.split(batch):
+        part = part.unsqueeze(1).to(device).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
+            output = net(part)
+        outputs.append(output[:, 0, : size[0], : size[1]].float().clamp_min(0).to(low.device))
+    return torch.cat(outputs)
+
+
+def baselines(volume: Volume, task: Task) -> dict[str, Tensor]:
+    """Zero-filled and grid-aligned bicubic SR of a volume, (S, H, W) each, values >= 0."""
+    size = volume.hr.shape[1], volume.hr.shape[2]
+    bicubic = interpolate(volume.lr.unsqueeze(1), task.scale, task.grid)[:, 0, : size[0], : size[1]]
+    sinc = zero_filled(volume.lr, task.scale, size, task.grid)
+    return {"zero_filled": sinc.clamp_min(0), "interpolated": bicubic.clamp_min(0)}
+
+
+def evaluate(
+    net: nn.Module,
+    volumes: Sequence[Volume],
+    task: Task,
+    *,
+    with_baselines: bool = False,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:
+    """Evaluate a network on whole volumes.
+
+    Returns:
+        ``{"n_volumes": N, "model": {"psnr": dB, "ssim": ..}}``, means over volumes of `metrics.volume_metrics`,
+        with ``"zero_filled"`` and ``"interpolated"`` beside ``"model"`` if `with_baselines`.
+
+    Raises:
+        InterruptedError: `should_stop` became true.
+    """
+    rows: dict[str, list[dict[str, float]]] = {}
+    for volume in volumes:
+        if should_stop():
+            raise InterruptedError("evaluation was stopped")
+        images = baselines(volume, task) if with_baselines else {}
+        images["model"] = super_resolve(net, volume.lr, (volume.hr.shape[1], volume.hr.shape[2]))
+        for name, image in images.items():
+            rows.setdefault(name, []).append(volume_metrics(image, volume.hr))
+    return {"n_volumes": len(volumes)} | {name: mean_metrics(row) for name, row in rows.items()}
+
+
+class Trainer:
+    """A site's training over all rounds: network, optimiser, schedule and hooks, saved and restored as one.
+
+    Args:
+        task: the task.
+        volumes: the site's training volumes.
+        rounds: number of federated rounds; the learning rate falls over all of them.
+        hooks: algorithm.
+        device: where to train.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        volumes: list[Volume],
+        *,
+        rounds: int,
+        hooks: Sequence[Hook] = (),
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.task, self.hooks = task, list(hooks)
+        self.net = build(**task.network).to(device)
+        self.sampler = PatchSampler(volumes, task, device)
+        self.loss = WeightedSum(task.loss)
+        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=task.learning_rate)
+        total = max(rounds * task.local_epochs * self.sampler.steps_per_epoch, 1)
+        self.schedule = _warmup_then_cosine(self.optimizer, task, total)
+        self.epoch = 0
+
+    def run_epoch(self, should_stop: Callable[[], bool] = lambda: False) -> Progress:
+        """Train one epoch from the network's present weights."""
+        progress = fit(
+            self.net,
+            self.sampler.epoch(self.epoch),
+            self.loss,
+            optimizer=self.optimizer,
+            schedule=self.schedule,
+            hooks=self.hooks,
+            clip_norm=self.task.clip_norm,
+            should_stop=should_stop,
+        )
+        self.epoch += 1
+        return progress
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the data that the next round needs in a new process."""
+        return {
+            "epoch": self.epoch,
+            "net": self.net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "hooks": [hook.state_dict() for hook in self.hooks],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore `state_dict`."""
+        self.epoch = state["epoch"]
+        self.net.load_state_dict(state["net"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        for hook, saved in zip(self.hooks, state["hooks"], strict=True):
+            hook.load_state_dict(saved)
+
+
+def _warmup_then_cosine(
+    optimizer: torch.optim.Optimizer, task: Task, total: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """Linear warm-up, then a cosine to the final learning rate at step `total`."""
+    warmup = min(task.warmup_steps, total - 1)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total - warmup, task.final_learning_rate)
+    if warmup < 1:
+        return cosine
+    linear = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / (warmup + 1), total_iters=warmup)
+    return torch.optim.lr_scheduler.SequentialLR(optimizer, [linear, cosine], [warmup])
