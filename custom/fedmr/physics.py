@@ -121,7 +121,7 @@ def degrade(image: Tensor, scale: int, kind: Degradation = "truncation") -> Tens
 
 
 def zero_filled(low: Tensor, scale: int, size: tuple[int, int] | None = None, grid: Grid = "pixel0") -> Tensor:
-    """Zero-filled (sinc) upsampling of a real LR image: what a scanner's "ZIP" interpolation shows.
+    """Zero-filled (sinc) upsampling of a real LR image.
 
     Exact for band-limited images. For the half grid the linear phase of (scale-1)/2 HR pixels is undone.
 
@@ -143,6 +143,23 @@ def zero_filled(low: Tensor, scale: int, size: tuple[int, int] | None = None, gr
     fx = torch.fft.fftfreq(width, device=low.device)
     moved = torch.fft.ifft2(kspace * torch.exp(-2j * torch.pi * shift * (fy + fx))).real
     return moved[..., : size[0], : size[1]] if size else moved
+
+
+def zero_filled_acquisition(image: Tensor, scale: int) -> Tensor:
+    """Magnitude of the image whose k-space is zero outside the central 1/scale: what a scanner's "ZIP" shows.
+
+    It starts from the complex k-space, as the scanner does, and so is 0.3-0.5 dB better than `zero_filled` of the
+    magnitude LR image, which has lost the sign of the ringing. The baseline to beat.
+
+    Args:
+        image: (..., H, W) HR image.
+        scale: integer factor.
+
+    Returns:
+        real tensor (..., H, W), values >= 0.
+    """
+    size = image.shape[-2], image.shape[-1]
+    return (truncate_adjoint(truncate(image, scale), scale, size) * scale**2).abs()
 
 
 def _cubic(x: float, a: float = -0.75) -> float:

@@ -49,15 +49,23 @@ def find_run(run: Path) -> Path:
 
 
 def read_rounds(run: Path) -> list[dict[str, Any]]:
-    """Per round: ``{"round": r, "sites": {SITE: {"psnr": dB of the model received, ..}}}``, oldest first."""
+    """Per round, oldest first: ``{"round": r, "psnr": P, "sites": {SITE: {"steps": n, "psnr": dB, ..}}}``.
+
+    Figures are of the model as received in that round, on validation volumes; P is their mean weighted by steps, by
+    which FLARE selects the best model.
+    """
     path = find_run(run) / "metrics" / "round_metrics.jsonl"
     if not path.is_file():
         raise RunError(f"{path} does not exist: no site finished a round. Look into the server's log.txt")
     rounds = []
     for line in path.read_text().splitlines():
         record = json.loads(line)
-        sites = {s["site"]: {m["name"]: m["value"] for m in s["metrics"]} for s in record["sites"]}
-        rounds.append({"round": record["round"], "sites": sites})
+        sites = {
+            s["name"]: {"steps": s["weight"]} | {m["name"]: m["value"] for m in s["metrics"]} for s in record["sites"]
+        }
+        steps = sum(site["steps"] for site in sites.values())
+        mean = sum(site["steps"] * site["psnr"] for site in sites.values()) / steps
+        rounds.append({"round": record["round"], "psnr": mean, "sites": sites})
     return rounds
 
 
@@ -85,28 +93,20 @@ def read_figures(run: Path) -> Figures:
     return summarise({site: results[site][FINAL_MODEL] for site in sorted(expected)})
 
 
-def best_round(rounds: list[dict[str, Any]], steps: dict[str, int] | None = None) -> int:
-    """Round whose received model had the highest mean PSNR over sites, weighted by `steps` if given.
+def best_round(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """The round of `read_rounds` whose received model is `best_FL_global_model.pt`.
 
-    Round 0 is left out as FLARE leaves it out: its model is the untrained one.
+    FLARE never counts round 0, the untrained model.
     """
-
-    def score(record: dict[str, Any]) -> float:
-        weights = {site: (steps or {}).get(site, 1) for site in record["sites"]}
-        total = sum(weights[site] * figures["psnr"] for site, figures in record["sites"].items())
-        return float(total / sum(weights.values()))
-
-    return int(max(rounds[1:] or rounds, key=score)["round"])
+    return max(rounds[1:] or rounds, key=lambda record: record["psnr"])
 
 
 def table(figures: Figures, title: str) -> Table:
     """Sites by methods, PSNR in dB and SSIM, with the gain over zero-filled."""
-    view = Table(title=title, caption="per-volume PSNR (dB) / SSIM, range = volume maximum, mean over test volumes")
-    view.add_column("site")
-    view.add_column("volumes", justify="right")
-    for label in METHODS.values():
-        view.add_column(label, justify="right")
-    view.add_column("gain (dB)", justify="right")
+    view = Table(title=title, caption="PSNR (dB) / SSIM per volume, range = volume maximum, mean over volumes")
+    view.add_column("site", no_wrap=True)
+    for label in ("n", *METHODS.values(), "gain"):
+        view.add_column(label, justify="right", no_wrap=True)
     rows = [*figures["sites"].items(), ("mean", figures["mean"])]
     for number, (site, row) in enumerate(rows):
         cells = [f"{row[m]['psnr']:.2f} / {row[m]['ssim']:.4f}" for m in METHODS]

@@ -16,7 +16,7 @@ from fedmr.data import PatchSampler, Volume
 from fedmr.losses import WeightedSum
 from fedmr.metrics import mean_metrics, volume_metrics
 from fedmr.nets import build
-from fedmr.physics import interpolate, zero_filled
+from fedmr.physics import interpolate, zero_filled, zero_filled_acquisition
 
 _EVALUATION_PIXELS = 2**18  # LR pixels per forward pass, which bounds the memory of evaluation
 
@@ -137,10 +137,16 @@ def super_resolve(net: nn.Module, low: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def baselines(volume: Volume, task: Task) -> dict[str, Tensor]:
-    """Zero-filled and grid-aligned bicubic SR of a volume, (S, H, W) each, values >= 0."""
+    """Zero-filled and grid-aligned bicubic SR of a volume, (S, H, W) each, values >= 0.
+
+    Under k-space truncation zero-filling starts from the complex k-space, the stronger baseline.
+    """
     size = volume.hr.shape[1], volume.hr.shape[2]
     bicubic = interpolate(volume.lr.unsqueeze(1), task.scale, task.grid)[:, 0, : size[0], : size[1]]
-    sinc = zero_filled(volume.lr, task.scale, size, task.grid)
+    if task.degradation == "truncation":
+        sinc = zero_filled_acquisition(volume.hr, task.scale)
+    else:
+        sinc = zero_filled(volume.lr, task.scale, size, task.grid)
     return {"zero_filled": sinc.clamp_min(0), "interpolated": bicubic.clamp_min(0)}
 
 

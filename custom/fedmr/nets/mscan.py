@@ -46,7 +46,8 @@ class ScaleAttention(nn.Module):
         pooled = features.mean(dim=(2, 3))
         if self.kind == "softmax":
             pooled = pooled.view(n, N_SCALES, -1).sum(dim=1)
-        logits = self.excite(F.relu(self.squeeze(pooled)))
+        # leaky: with few squeezed channels all of them can die under a plain ReLU, and attention with them
+        logits = self.excite(F.leaky_relu(self.squeeze(pooled), 0.1))
         if self.kind == "joint":
             gain = 2 * torch.sigmoid(logits)
         else:

@@ -1,0 +1,55 @@
+# `make demo` and `make test` each work alone on a fresh machine: both install first.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+BIN := .venv/bin
+
+JOB ?= mscan_fedavg
+SITES ?= 4
+THREADS ?= $(SITES)
+PATIENTS ?= 6
+RUN ?= runs/$(JOB)
+REAL_DATA ?= ../shared/data
+
+.PHONY: help setup demo test check sim jobs bench bench-real clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+
+setup: .venv/installed  ## make .venv and install everything into it
+
+.venv/installed: requirements.txt pyproject.toml
+	python3 -m venv .venv
+	$(BIN)/python -m pip install --quiet --requirement requirements.txt
+	touch $@
+
+demo: setup  ## simulated hospitals, four-site federation, table and picture in runs/demo
+	$(BIN)/fedmr demo-data data --sites $(SITES) --patients $(PATIENTS)
+	$(MAKE) --no-print-directory sim RUN=runs/demo
+
+sim: setup  ## run JOB on the sites in data/ (or FEDMR_DATA_ROOT): table and picture in RUN
+	$(BIN)/nvflare simulator jobs/$(JOB) -w $(RUN) -n $(SITES) -t $(THREADS)
+	$(BIN)/fedmr report $(RUN) --json $(RUN)/figures.json --picture $(RUN)/comparison.png
+
+test: setup  ## unit tests, then whole federations in the simulator
+	$(BIN)/pytest -m "not e2e" --durations=5
+	$(BIN)/pytest -m e2e --durations=5
+
+check: setup  ## lint, types, and the job folders
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/fedmr jobs check
+
+jobs: setup  ## render jobs/ from app_configs/ and check them
+	$(BIN)/fedmr jobs render
+	$(BIN)/fedmr jobs check
+
+bench: bench-real  ## all benchmarks
+
+bench-real: setup  ## train on the real scans in REAL_DATA, tables into benchmarks/results
+	$(BIN)/python benchmarks/real_scans.py $(REAL_DATA)
+
+clean:  ## remove what the targets made, but not .venv and data/
+	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,22 @@
+"""Fixtures of all tests."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from phantoms import write_site
+
+from fedmr.config import Task
+
+torch.set_num_threads(1)  # the arrays are small; threads would only wait for each other
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    return write_site(tmp_path / "data", "site-1", seed=1)
+
+
+@pytest.fixture
+def task() -> Task:
+    network = {"name": "mscan", "scale": 2, "channels": 8, "blocks": 1, "seed": 0}
+    return Task(network=network, batch_size=4, patch_size=12, patches_per_slice=4, warmup_steps=2)

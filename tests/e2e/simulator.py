@@ -1,0 +1,47 @@
+"""A tiny federation in FLARE's simulator: a job rendered from the real sources, run as a user types it."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from phantoms import write_site
+
+from fedmr.data import DATA_ROOT_VARIABLE
+from fedmr.jobs import render
+
+ROOT = Path(__file__).parents[2]
+SITES = ("site-1", "site-2", "site-3", "site-4")
+ROUNDS = 3
+
+TINY = """
+name = tiny
+include required("tasks/sr_x2.conf")
+task { network { channels = 8, blocks = 1 }, batch_size = 4, patch_size = 12, warmup_steps = 2 }
+include required("base.conf")
+num_rounds = %d
+"""
+
+
+def simulate(job: Path, workspace: Path, data: Path, *, sites: int, threads: int) -> subprocess.CompletedProcess[str]:
+    """Run `nvflare simulator` as a user types it, in a process of its own."""
+    command = [Path(sys.executable).parent / "nvflare", "simulator", job, "-w", workspace, "-n", sites, "-t", threads]
+    environment = {DATA_ROOT_VARIABLE: str(data), "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": "/tmp"}
+    return subprocess.run(
+        [str(c) for c in command], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def write_hospitals(root: Path) -> Path:
+    """Four sites of different size and image size."""
+    for number, site in enumerate(SITES, start=1):
+        write_site(root, site, seed=number, patients=2 + number, shape=(48, 45 + number, 5))
+    return root
+
+
+def render_tiny_job(folder: Path, rounds: int = ROUNDS) -> Path:
+    """Render the job `tiny` under `folder` and return its folder."""
+    shutil.copytree(ROOT / "app_configs", folder / "app_configs")
+    (folder / "app_configs" / "tiny.conf").write_text(TINY % rounds)
+    render(folder / "app_configs", folder / "jobs")
+    return folder / "jobs" / "tiny"

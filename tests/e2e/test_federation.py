@@ -1,0 +1,171 @@
+"""Whole federations. FLARE's simulator exits 0 even when every site died, so everything is read from artefacts."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from phantoms import write_site
+from simulator import ROUNDS, SITES, render_tiny_job, simulate
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from fedmr.config import Task
+from fedmr.jobs import read_task
+from fedmr.local import evaluate_sites, train_pooled
+from fedmr.nets import build
+from fedmr.report import RunError, best_round, read_figures, read_rounds
+
+pytestmark = pytest.mark.e2e
+RUN = Path("server") / "simulate_job"
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    model = torch.load(path, weights_only=True)["model"]
+    return {name: torch.as_tensor(value) for name, value in model.items()}
+
+
+def global_model(workspace: Path, name: str = "FL_global_model.pt") -> dict[str, torch.Tensor]:
+    return weights(workspace / RUN / "app_server" / name)
+
+
+def largest_difference(a, b) -> float:
+    assert a.keys() == b.keys()
+    return max(float((a[k] - b[k]).abs().max()) for k in a)
+
+
+def fedmr(*arguments) -> subprocess.CompletedProcess[str]:
+    command = [Path(sys.executable).parent / "fedmr", *arguments]
+    return subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_every_site_contributed_every_round_and_the_model_changed(federation, tiny_job):
+    log = (federation / "server" / "log.txt").read_text()
+    for number in range(ROUNDS):
+        for site in SITES:
+            assert f"Contribution from {site} ACCEPTED by the aggregator at round {number}" in log
+    rounds = read_rounds(federation)
+    assert [r["round"] for r in rounds] == list(range(ROUNDS))
+    assert all(set(r["sites"]) == set(SITES) for r in rounds)
+    initial = build(**Task.from_dict(read_task(tiny_job)).network).state_dict()
+    assert largest_difference(initial, global_model(federation)) > 1e-3
+
+
+def test_each_site_logs_round_loss_psnr_and_time(federation):
+    for site in SITES:
+        log = (federation / site / "log.txt").read_text()
+        lines = re.findall(
+            rf"{site} \| round (\d)/{ROUNDS} \| epoch 1/1 \| loss [\d.]+ \| PSNR received [\d.]+ dB \| \d+ ms/step \| "
+            r"[\d.]+ min left",
+            log,
+        )
+        assert lines == [str(n + 1) for n in range(ROUNDS)]
+
+
+def test_the_best_model_is_that_of_the_round_with_the_best_psnr(federation):
+    best = best_round(read_rounds(federation))
+    log = (federation / "server" / "log.txt").read_text()
+    announced = re.findall(r"new best validation metric at round (\d): ([\d.]+)", log)
+    assert int(announced[-1][0]) == best["round"]
+    assert float(announced[-1][1]) == pytest.approx(best["psnr"])
+    assert largest_difference(global_model(federation), global_model(federation, "best_FL_global_model.pt")) > 0
+
+
+def test_figures_come_from_every_site_and_equal_an_evaluation_of_the_saved_model(federation, hospitals):
+    reported = read_figures(federation)
+    evaluated, _ = evaluate_sites(federation / RUN / "app_server" / "FL_global_model.pt", hospitals)
+    assert set(reported["sites"]) == set(SITES)
+    for site, row in evaluated["sites"].items():
+        for method in ("zero_filled", "interpolated", "model"):
+            assert reported["sites"][site][method] == pytest.approx(row[method], rel=1e-4)
+
+
+def test_the_command_line_writes_table_json_and_picture(federation, hospitals, tmp_path):
+    model = federation / RUN / "app_server" / "FL_global_model.pt"
+    for command in (("report", federation), ("evaluate", model, hospitals)):
+        figures, picture = tmp_path / f"{command[0]}.json", tmp_path / f"{command[0]}.png"
+        result = fedmr(*command, "--json", figures, "--picture", picture)
+        assert result.returncode == 0, result.stderr
+        content = json.loads(figures.read_text())
+        assert set(content["sites"]) == set(SITES)
+        assert {"psnr", "ssim"} <= set(content["mean"]["model"])
+        assert f"{content['sites']['site-2']['model']['psnr']:.2f}" in result.stdout
+        assert picture.stat().st_size > 20_000
+
+
+def test_tensorboard_holds_curves_and_a_picture_of_every_site(federation):
+    for site in SITES:
+        events = EventAccumulator(str(federation / RUN / "tb_events" / site))
+        events.Reload()
+        for tag in ("train/loss", "train/learning_rate", "val/psnr", "val/ssim"):
+            assert len(events.Scalars(tag)) == ROUNDS, (site, tag)
+        assert "test/SRV_FL_global_model.pt" in events.Tags()["images"]
+
+
+def test_the_global_model_is_the_weighted_mean_by_hand(tmp_path, hospitals):
+    """One round; each site's own weights and steps are read from the state it keeps."""
+    job = render_tiny_job(tmp_path, rounds=1)
+    result = simulate(job, tmp_path / "w", hospitals, sites=2, threads=2)
+    assert result.returncode == 0, result.stdout[-2000:]
+    states = [torch.load(tmp_path / "w" / s / "simulate_job" / "fedmr_site_state.pt") for s in SITES[:2]]
+    steps = [state["schedule"]["last_epoch"] for state in states]
+    assert steps[0] < steps[1], "sites of different size take different numbers of steps"
+    mean = {
+        name: sum(n * state["net"][name].double() for n, state in zip(steps, states, strict=True)) / sum(steps)
+        for name in states[0]["net"]
+    }
+    assert largest_difference(global_model(tmp_path / "w"), {k: v.float() for k, v in mean.items()}) < 1e-7
+
+
+def test_the_same_seed_gives_the_same_figures_twice(federation, tiny_job, hospitals, tmp_path):
+    assert simulate(tiny_job, tmp_path / "w", hospitals, sites=4, threads=4).returncode == 0
+    assert read_figures(tmp_path / "w") == read_figures(federation)
+    assert largest_difference(global_model(tmp_path / "w"), global_model(federation)) == 0
+
+
+def test_fewer_threads_than_sites_end_in_the_same_weights(federation, tiny_job, hospitals, tmp_path):
+    """With -t 2 every site's process ends and restarts each round: its state must survive on disk."""
+    assert simulate(tiny_job, tmp_path / "w", hospitals, sites=4, threads=2).returncode == 0
+    assert largest_difference(global_model(tmp_path / "w"), global_model(federation)) < 1e-6
+
+
+def test_one_site_with_all_data_equals_training_without_flare(tiny_job, hospitals, tmp_path):
+    data = tmp_path / "data" / "site-1"
+    shutil.copytree(hospitals / "site-4", data)
+    assert simulate(tiny_job, tmp_path / "w", data.parent, sites=1, threads=1).returncode == 0
+    model = train_pooled(data, tmp_path / "out", job=tiny_job, say=lambda _: None)
+    assert largest_difference(global_model(tmp_path / "w"), weights(model)) < 1e-5
+
+
+def spoil_missing(image: Path) -> None:
+    image.unlink()
+
+
+def spoil_truncated(image: Path) -> None:
+    image.write_bytes(image.read_bytes()[:3000])
+
+
+def spoil_not_finite(image: Path) -> None:
+    nib.save(nib.Nifti1Image(np.full((48, 45, 5), np.nan, np.float32), np.diag([1.0, 1, 5, 1])), image)
+
+
+@pytest.mark.parametrize("spoil", [spoil_missing, spoil_truncated, spoil_not_finite])
+def test_one_bad_volume_stops_the_site_before_training_and_fails_the_job(spoil, tiny_job, tmp_path):
+    for number, site in enumerate(SITES[:2], start=1):
+        write_site(tmp_path / "data", site, seed=number)
+    spoil(tmp_path / "data" / "site-2" / "sub-0" / "anat" / "sub-0_T1w.nii.gz")
+    result = simulate(tiny_job, tmp_path / "w", tmp_path / "data", sites=2, threads=2)
+    assert result.returncode != 0
+    errors = [line for line in (tmp_path / "w" / "site-2" / "log.txt").read_text().splitlines() if "cannot take part" in line]
+    assert len(errors) == 1
+    assert "sub-0_T1w.nii.gz" in errors[0]
+    assert "site-2 | round" not in (tmp_path / "w" / "site-2" / "log.txt").read_text()
+    assert "Round 0 finished" not in (tmp_path / "w" / "server" / "log.txt").read_text()
+    with pytest.raises(RunError):
+        read_figures(tmp_path / "w")
+    assert fedmr("report", tmp_path / "w").returncode == 1

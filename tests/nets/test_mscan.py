@@ -1,0 +1,86 @@
+import itertools
+
+import pytest
+import torch
+
+from fedmr.losses import WeightedSum
+from fedmr.nets import build, count_parameters
+from fedmr.physics import interpolate
+
+VARIANTS = list(itertools.product(("chain", "parallel", "single"), ("joint", "softmax", "none"), (True, False)))
+SMALL = {"channels": 8, "blocks": 2}
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize("size", [(9, 14), (16, 16), (7, 11)])
+def test_output_is_scale_times_larger_for_odd_sizes_too(scale, size):
+    net = build("mscan", scale=scale, **SMALL)
+    assert net(torch.rand(2, 1, *size)).shape == (2, 1, scale * size[0], scale * size[1])
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize("grid", ["pixel0", "half"])
+def test_untrained_network_is_exactly_the_interpolation(scale, grid):
+    net = build("mscan", scale=scale, grid=grid, **SMALL)
+    low = torch.rand(2, 1, 12, 9)
+    assert torch.allclose(net(low), interpolate(low, scale, grid), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("scales", "attention", "fuse_all"), VARIANTS)
+def test_every_ablation_trains_a_step(scales, attention, fuse_all):
+    net = build("mscan", scale=2, scales=scales, attention=attention, fuse_all=fuse_all, **SMALL)
+    optimizer = torch.optim.Adam(net.parameters(), 1e-3)
+    loss = WeightedSum({"l1": 1.0, "sgp": 0.05})
+    low, high = torch.rand(4, 1, 12, 12), torch.rand(4, 1, 24, 24)
+    values = []
+    for _ in range(8):
+        optimizer.zero_grad()
+        values.append(loss(net(low), high))
+        values[-1].backward()
+        optimizer.step()
+    assert values[-1] < values[0]
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in net.parameters())
+    assert all(p.grad.abs().max() > 0 for p in net.parameters()), "a parameter gets no gradient"
+
+
+def test_attention_starts_at_gain_one():
+    with_attention = build("mscan", scale=2, attention="joint", **SMALL)
+    without = build("mscan", scale=2, attention="none", **SMALL)
+    without.load_state_dict(with_attention.state_dict(), strict=False)
+    for net in (with_attention, without):
+        torch.nn.init.constant_(net.tail.weight, 0.1)
+    low = torch.rand(1, 1, 10, 10)
+    assert torch.allclose(with_attention(low), without(low), atol=1e-5)
+
+
+def test_paper_size_has_about_1_2_million_parameters_and_equal_width_without_scales():
+    assert count_parameters(build("mscan", scale=2)) == 1_207_172
+    assert count_parameters(build("mscan", scale=2, scales="single")) == 1_207_172
+
+
+def test_seed_fixes_the_weights_and_leaves_the_global_state_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    one, two, other = (build("mscan", seed=s, scale=2, **SMALL).head.weight for s in (1, 1, 2))
+    assert torch.equal(torch.rand(3), expected)
+    assert torch.equal(one, two)
+    assert not torch.equal(one, other)
+
+
+def test_weights_are_channels_last():
+    assert build("mscan", scale=2, **SMALL).body[0].fuse.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "message"),
+    [
+        ("mscam", {"scale": 2}, "mscam"),
+        ("mscan", {"scale": 5}, "scale is 5"),
+        ("mscan", {"scale": 2, "attention": "some"}, "attention is 'some'"),
+        ("mscan", {"scale": 2, "width": 3}, "width"),
+    ],
+)
+def test_bad_arguments_name_the_value(name, args, message):
+    with pytest.raises(ValueError, match=message):
+        build(name, **args)

@@ -1,0 +1,93 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from monai.metrics.regression import PSNRMetric, SSIMMetric
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from fedmr.metrics import mean_metrics, nmse, psnr, psnr_foreground, ssim, volume_metrics
+
+
+@pytest.fixture(scope="module")
+def volumes() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    reference = torch.rand(5, 24, 21, generator=generator).cumsum(1) / 24
+    return (reference + 0.05 * torch.randn(reference.shape, generator=generator)).clamp_min(0), reference
+
+
+def test_psnr_and_nmse_by_hand():
+    reference = torch.zeros(2, 12, 12)
+    reference[0, 0, 0] = 4.0
+    prediction = reference + 0.5
+    assert psnr(prediction, reference) == pytest.approx(10 * math.log10(16 / 0.25))
+    assert nmse(prediction, reference) == pytest.approx(0.25 * 288 / 16)
+    assert psnr_foreground(prediction, reference) == pytest.approx(10 * math.log10(16 / 0.25))
+    assert math.isinf(psnr(reference, reference))
+
+
+def test_psnr_is_of_the_volume_not_the_mean_over_slices():
+    reference = torch.ones(2, 12, 12)
+    prediction = reference.clone()
+    prediction[1] += 0.1
+    assert psnr(prediction, reference) == pytest.approx(10 * math.log10(1 / 0.005), rel=1e-5)
+
+
+def test_foreground_psnr_ignores_background():
+    reference = torch.zeros(1, 12, 12)
+    reference[:, 3:9, 3:9] = 1
+    prediction = reference + 0.2 * (reference == 0)
+    assert math.isinf(psnr_foreground(prediction, reference))
+    assert psnr(prediction, reference) < 20
+
+
+def test_psnr_equals_skimage_and_monai(volumes):
+    prediction, reference = volumes
+    data_range = float(reference.max())
+    expected = peak_signal_noise_ratio(reference.numpy(), prediction.numpy(), data_range=data_range)
+    assert psnr(prediction, reference) == pytest.approx(expected, abs=1e-4)
+    assert psnr(prediction, reference) == pytest.approx(
+        PSNRMetric(max_val=data_range)(prediction[None], reference[None]).item(), abs=1e-4
+    )
+
+
+def test_ssim_equals_monai(volumes):
+    prediction, reference = volumes
+    metric = SSIMMetric(spatial_dims=2, data_range=float(reference.max()))
+    assert ssim(prediction, reference, batch=2) == pytest.approx(
+        metric(prediction[:, None], reference[:, None]).mean().item(), abs=1e-5
+    )
+
+
+def test_ssim_equals_skimage_on_full_windows(volumes):
+    prediction, reference = (v.double().numpy() for v in volumes)
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "full": True}
+    maps = [
+        structural_similarity(r, p, data_range=reference.max(), **options)[1][5:-5, 5:-5]
+        for p, r in zip(prediction, reference, strict=True)
+    ]
+    assert ssim(*volumes) == pytest.approx(float(np.mean(maps)), abs=1e-5)
+
+
+def test_metrics_do_not_depend_on_the_intensity_scale(volumes):
+    prediction, reference = volumes
+    once, scaled = volume_metrics(prediction, reference), volume_metrics(700 * prediction, 700 * reference)
+    assert scaled == pytest.approx(once, rel=1e-4)
+
+
+def test_mean_over_volumes():
+    assert mean_metrics([{"psnr": 30.0}, {"psnr": 32.0}]) == {"psnr": 31.0}
+
+
+@pytest.mark.parametrize(
+    ("prediction", "reference", "message"),
+    [
+        (torch.ones(1, 12, 12), torch.ones(1, 12, 13), "one shape"),
+        (torch.ones(12, 12), torch.ones(12, 12), "S, H, W"),
+        (torch.ones(1, 12, 12), torch.zeros(1, 12, 12), "maximum 0.0"),
+        (torch.ones(1, 9, 12), torch.ones(1, 9, 12), "smaller than SSIM"),
+    ],
+)
+def test_unusable_volumes_are_refused(prediction, reference, message):
+    with pytest.raises(ValueError, match=message):
+        volume_metrics(prediction, reference)
