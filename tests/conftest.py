@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from phantoms import write_site
 
 from fedmr.config import Task
+from phantoms import write_site
 
 torch.set_num_threads(1)  # the arrays are small; threads would only wait for each other
 

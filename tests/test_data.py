@@ -4,7 +4,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from phantoms import phantom, write_site
 
 from fedmr.config import Task
 from fedmr.data import (
@@ -19,6 +18,7 @@ from fedmr.data import (
     site_folders,
 )
 from fedmr.physics import degrade, interpolate, zero_filled
+from phantoms import phantom, write_site
 
 
 def first_image(site):

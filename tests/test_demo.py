@@ -37,9 +37,7 @@ def test_signal_equations_by_hand():
     assert spin == pytest.approx(2 * 0.6321206 * 0.6065307, rel=1e-6)
     inverted = demo.inversion_recovery(pd=1.0, t1=1000, t2=100, tr=2000, te=0, ti=1000)
     assert inverted == pytest.approx(0.6321206**2, rel=1e-6)
-    assert demo.inversion_recovery(
-        pd=1.0, t1=1000, t2=100, tr=1e9, te=0, ti=1000 * math.log(2)
-    ) == pytest.approx(0)
+    assert demo.inversion_recovery(pd=1.0, t1=1000, t2=100, tr=1e9, te=0, ti=1000 * math.log(2)) == pytest.approx(0)
 
 
 @pytest.mark.parametrize("k", range(1, 17))
@@ -138,7 +136,7 @@ def test_more_sites_or_patients_change_nothing(folder):
 def test_files_and_datalist(folder):
     (folder / "site-1").mkdir(parents=True)
     (folder / "site-1" / "notes.txt").write_text("mine")
-    (folder / "site-1" / "datalist.json").write_text("old")
+    (folder / "site-1" / "datalist.json").write_text('{"simulated": true}')
     said: list[str] = []
     (site,) = demo.make_hospitals(folder, sites=1, patients=3, progress=said.append)
     listed = json.loads((site / "datalist.json").read_text())
@@ -189,3 +187,11 @@ def test_out_may_not_be_a_file(tmp_path):
     with pytest.raises(FileExistsError, match="name another folder"):
         demo.make_hospitals(path)
     assert path.read_text() == "something"
+
+
+def test_a_hospitals_own_datalist_is_never_overwritten(folder):
+    (folder / "site-2").mkdir(parents=True)
+    (folder / "site-2" / "datalist.json").write_text('{"site": "site-2", "volumes": []}')
+    with pytest.raises(FileExistsError, match=r"site-2.datalist\.json is not of simulated data"):
+        demo.make_hospitals(folder, sites=2, patients=3)
+    assert not (folder / "site-1").exists()

@@ -34,7 +34,9 @@ def test_every_job_holds_a_valid_task_and_the_same_network_on_server_and_client(
 def test_a_job_can_be_read_from_its_folder_its_app_or_the_file():
     expected = read_task(JOBS / "mscan_fedavg")
     app = JOBS / "mscan_fedavg" / "app"
-    assert read_task(app) == read_task(app / "config") == read_task(app / "config" / "config_fed_client.conf") == expected
+    assert (
+        read_task(app) == read_task(app / "config") == read_task(app / "config" / "config_fed_client.conf") == expected
+    )
     with pytest.raises(FileNotFoundError, match="config_fed_client"):
         read_task(ROOT / "tests")
 

@@ -1,8 +1,8 @@
 import pytest
-from phantoms import write_site
 
 from fedmr.data import DataError, load_volumes, read_datalist
 from fedmr.prepare import prepare
+from phantoms import write_site
 
 
 @pytest.fixture

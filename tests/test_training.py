@@ -1,4 +1,5 @@
 import dataclasses
+from itertools import pairwise
 
 import pytest
 import torch
@@ -71,7 +72,7 @@ def test_the_learning_rate_warms_up_and_falls_over_all_rounds(train, task):
         trainer.run_epoch()
     assert len(rates) == 3 * trainer.sampler.steps_per_epoch
     assert rates[0] < rates[1] < rates[2] == pytest.approx(task.learning_rate)
-    assert all(a > b for a, b in zip(rates[2:], rates[3:], strict=False))
+    assert all(a > b for a, b in pairwise(rates[2:]))
     assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(task.final_learning_rate)
 
 

@@ -104,7 +104,9 @@ def report(
     figures = read_figures(run)
     console.print(table(figures, f"final global model of {run}"))
     best = best_round(read_rounds(run))
-    console.print(f"best_FL_global_model.pt: as received in round {best['round']}, validation PSNR {best['psnr']:.2f} dB")
+    console.print(
+        f"best_FL_global_model.pt: as received in round {best['round']}, validation PSNR {best['psnr']:.2f} dB"
+    )
     if json_file:
         json_file.write_text(json.dumps(figures, indent=1) + "\n")
     if picture:

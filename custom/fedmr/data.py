@@ -19,6 +19,7 @@ import nibabel as nib
 import numpy as np
 import torch
 import torch.nn.functional as F
+from nibabel.filebasedimages import ImageFileError
 from torch import Tensor
 
 from fedmr.config import Task
@@ -78,7 +79,7 @@ def find_site_folder(site: str, local: Path | None = None, near: tuple[Path, ...
     tried = "; ".join(f"{root / site / 'datalist.json'} ({origin})" for root, origin in roots)
     raise DataError(
         f"no data for site {site!r}. Tried {tried}. Make demo data with `fedmr demo-data data`, or prepare the "
-        f"site's own with `fedmr prepare`, and set {DATA_ROOT_VARIABLE} or write the folder into local/{DATA_ROOT_FILE}."
+        f"site's own with `fedmr prepare`, and set {DATA_ROOT_VARIABLE} or write it into local/{DATA_ROOT_FILE}."
     )
 
 
@@ -132,7 +133,7 @@ def _read_image(path: Path) -> tuple[np.ndarray[Any, Any], tuple[float, ...]]:
         image = nib.load(path)
         voxels = np.asarray(image.dataobj, dtype=np.float32)
         spacing = tuple(float(z) for z in image.header.get_zooms()[:3])
-    except (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError) as error:
+    except (OSError, EOFError, ValueError, zlib.error, ImageFileError) as error:
         raise DataError(f"{path} cannot be read ({error}); it is truncated or no NIfTI file. Copy it again") from None
     if voxels.ndim == 4 and voxels.shape[3] == 1:
         voxels = voxels[..., 0]

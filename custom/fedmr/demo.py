@@ -271,18 +271,28 @@ def _write(path: Path, volume: Array, affine: Affine) -> None:
     path.write_bytes(gzip.compress(image.to_bytes(), compresslevel=4, mtime=0))
 
 
+def _refuse_real_data(site: Path) -> None:
+    """FileExistsError where a datalist lies that this module did not write."""
+    target = site / "datalist.json"
+    if target.is_file() and '"simulated": true' not in target.read_text(encoding="utf-8"):
+        raise FileExistsError(f"{target} is not of simulated data and is left alone: name another folder")
+
+
 def make_hospitals(
     out: Path, *, sites: int = 4, patients: int = 6, seed: int = 0, progress: Progress | None = None
 ) -> list[Path]:
     """Write OUT/site-k/sub-nnn/anat/sub-nnn_CONTRAST.nii.gz (int16), OUT/site-k/datalist.json; site folders.
 
     Site, patient and seed decide a scan: more sites or patients change none of the others. Other files stay.
-    ValueError for less than 1 site, 3 patients (a split needs them) or seed 0, FileExistsError for a file."""
+    ValueError for less than 1 site, 3 patients (a split needs them) or seed 0, FileExistsError for a file or a site
+    that holds other data. Pictures may be shared: nobody is in them."""
     for name, value, least in (("sites", sites, 1), ("patients", patients, 3), ("seed", seed, 0)):
         if value < least:
             raise ValueError(f"{name}={value} is not possible: use {least} or more")
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"{out} is a file, not a folder: name another folder or move the file away")
+    for k in range(1, sites + 1):
+        _refuse_real_data(out / protocol(k).name)
     anatomy, folders = load_anatomy(), []
     for k in range(1, sites + 1):
         site, volumes = protocol(k), []
@@ -295,6 +305,6 @@ def make_hospitals(
             volumes.append({"image": image, "patient": name, "contrast": site.contrast, "split": split})
             if progress:
                 progress(f"{site.name}: {name} {site.contrast} {split}")
-        content = {"site": site.name, "share_images": True, "volumes": volumes}  # nobody is in the pictures
+        content = {"site": site.name, "simulated": True, "share_images": True, "volumes": volumes}
         (folders[-1] / "datalist.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return folders

@@ -46,7 +46,9 @@ def train_pooled(
     folders = [f for f in site_folders(data) if not sites or f.name in sites]
     absent = sorted(set(sites) - {f.name for f in folders})
     if absent:
-        raise DataError(f"{data} has no site {', '.join(absent)}; it has {', '.join(f.name for f in site_folders(data))}")
+        raise DataError(
+            f"{data} has no site {', '.join(absent)}; it has {', '.join(f.name for f in site_folders(data))}"
+        )
     volumes = [v for folder in folders for v in load_volumes(folder, task, ("train", "val"))]
     validation = [v for v in volumes if v.split == "val"]
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -61,7 +63,7 @@ def train_pooled(
             log.write(json.dumps(record) + "\n")
             log.flush()
             say(
-                f"round {number + 1}/{rounds} | loss {record['loss']:.5f} | PSNR before {received['psnr']:.2f} dB | "
+                f"round {number}/{rounds - 1} | loss {record['loss']:.5f} | PSNR before {received['psnr']:.2f} dB | "
                 f"{1000 * record['seconds'] / record['steps']:.0f} ms/step"
             )
     save_model(out / "model.pt", trainer.net, task)

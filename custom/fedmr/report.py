@@ -25,7 +25,7 @@ class RunError(RuntimeError):
 
 
 def summarise(sites: dict[str, dict[str, Any]]) -> Figures:
-    """Add the mean over sites: ``{"sites": {SITE: {"n_volumes", METHOD: {"psnr", "ssim", ..}}}, "mean": {METHOD: ..}}``."""
+    """Add the mean over sites: ``{"sites": {SITE: {"n_volumes", METHOD: {"psnr", ..}}}, "mean": {METHOD: ..}}``."""
     mean = {
         method: {
             name: sum(site[method][name] for site in sites.values()) / len(sites)

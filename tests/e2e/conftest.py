@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+
 from simulator import render_tiny_job, simulate, write_hospitals
 
 

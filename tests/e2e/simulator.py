@@ -5,10 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from phantoms import write_site
-
 from fedmr.data import DATA_ROOT_VARIABLE
 from fedmr.jobs import render
+from phantoms import write_site
 
 ROOT = Path(__file__).parents[2]
 SITES = ("site-1", "site-2", "site-3", "site-4")
@@ -26,7 +25,11 @@ num_rounds = %d
 def simulate(job: Path, workspace: Path, data: Path, *, sites: int, threads: int) -> subprocess.CompletedProcess[str]:
     """Run `nvflare simulator` as a user types it, in a process of its own."""
     command = [Path(sys.executable).parent / "nvflare", "simulator", job, "-w", workspace, "-n", sites, "-t", threads]
-    environment = {DATA_ROOT_VARIABLE: str(data), "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": "/tmp"}
+    environment = {
+        DATA_ROOT_VARIABLE: str(data),
+        "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
+        "HOME": "/tmp",
+    }
     return subprocess.run(
         [str(c) for c in command], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
     )

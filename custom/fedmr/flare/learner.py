@@ -45,6 +45,7 @@ class SuperResolutionLearner(Learner):
         self._failed = False
         self._trainer: Trainer | None = None
         self._received_psnr = float("nan")
+        self._round_started = time.perf_counter()
 
     def initialize(self, parts: dict[str, Any], fl_ctx: FLContext) -> None:
         """Load and check the site's data; a failure is kept and returned by every later task."""
@@ -90,7 +91,7 @@ class SuperResolutionLearner(Learner):
             left = (time.perf_counter() - self._round_started) * ((rounds - round_number) / done - 1)
             self.log_info(
                 fl_ctx,
-                f"{self._site} | round {round_number + 1}/{rounds} | epoch {epoch + 1}/{self._task.local_epochs} | "
+                f"{self._site} | round {round_number}/{rounds - 1} | epoch {epoch + 1}/{self._task.local_epochs} | "
                 f"loss {progress.loss:.5f} | PSNR received {self._received_psnr:.2f} dB | "
                 f"{1000 * progress.seconds / max(progress.steps, 1):.0f} ms/step | {left / 60:.1f} min left",
             )
@@ -139,9 +140,12 @@ class SuperResolutionLearner(Learner):
         return DXO(DataKind.WEIGHTS, data={k: v.cpu().numpy() for k, v in state.items()}).to_shareable()
 
     def _fail(self, fl_ctx: FLContext, reason: str) -> Shareable:
-        """Say why in one line; the reply makes the server end the job as failed."""
+        """Say why in one line of the site's log; the reply makes the server end the job as failed.
+
+        The line may hold a path, so it is no event that a widget could send on.
+        """
         self._failed = True
-        self.log_error(fl_ctx, f"{self._site} cannot take part: {reason}")
+        self.log_error(fl_ctx, f"{self._site} cannot take part: {reason}", fire_event=False)
         return make_reply(ReturnCode.EXECUTION_RESULT_ERROR)
 
     def _prepare(self, data: Shareable, rounds: int) -> Trainer:
@@ -164,7 +168,7 @@ class SuperResolutionLearner(Learner):
         """Write the site's state so that a crash in between leaves the old one."""
         unfinished = self._state_file.with_suffix(".tmp")
         torch.save(trainer.state_dict(), unfinished)
-        os.replace(unfinished, self._state_file)
+        unfinished.replace(self._state_file)
 
     def _stream(self, tag: str, value: float, step: int) -> None:
         if self._writer:

@@ -122,9 +122,7 @@ class MSCAN(nn.Module):
         _check("grid", grid, ("pixel0", "half"))
         self.scale, self.grid, self.fuse_all = scale, grid, fuse_all
         self.head = conv(1, channels)
-        self.body = nn.ModuleList(
-            [MultiScaleBlock(channels, scales, attention, reduction) for _ in range(blocks)]
-        )
+        self.body = nn.ModuleList([MultiScaleBlock(channels, scales, attention, reduction) for _ in range(blocks)])
         gathered = conv(blocks * channels, channels, 1) if fuse_all else nn.Identity()
         self.gather = nn.Sequential(gathered, conv(channels, channels))
         self.tail = conv(channels, scale**2)

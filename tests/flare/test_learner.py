@@ -1,0 +1,201 @@
+"""The learner against FLARE's own objects; only the engine, which a running job provides, is stood in for."""
+
+import json
+import os
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from nvflare.apis.analytix import AnalyticsDataType
+from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
+from nvflare.apis.fl_constant import ReservedKey, ReturnCode
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.signal import Signal
+from nvflare.apis.workspace import Workspace
+from nvflare.app_common.app_constant import AppConstants, ValidateType
+from nvflare.app_opt.tracking.tb.tb_writer import TBWriter
+
+from fedmr.data import DATA_ROOT_VARIABLE
+from fedmr.flare.learner import STATE_FILE, SuperResolutionLearner, _threads_per_site
+from fedmr.nets import build
+from phantoms import write_site
+
+ROUNDS = 2
+
+
+class RecordingWriter(TBWriter):
+    def __init__(self):
+        super().__init__()
+        self.records = []
+
+    def write(self, tag, value, data_type, global_step=None, **kwargs):
+        self.records.append((tag, data_type, value))
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    for folder in ("startup", "local", "job"):
+        (tmp_path / "flare" / "site-1" / folder).mkdir(parents=True)
+    return Workspace(str(tmp_path / "flare" / "site-1"), site_name="site-1")
+
+
+@pytest.fixture
+def fl_ctx(workspace):
+    context = FLContext()
+    context.set_prop(ReservedKey.ENGINE, SimpleNamespace(get_workspace=lambda: workspace), private=True)
+    context.set_prop(ReservedKey.IDENTITY_NAME, "site-1")
+    context.set_prop(ReservedKey.RUN_NUM, "job")
+    return context
+
+
+@pytest.fixture
+def start(tmp_path, task, fl_ctx, monkeypatch):
+    """Start a learner on the data of tmp_path, as a new process would; gives it and its writer."""
+    monkeypatch.setenv(DATA_ROOT_VARIABLE, str(tmp_path / "data"))
+
+    def make(**changes):
+        learner, writer = SuperResolutionLearner(task.to_dict() | changes, threads=1), RecordingWriter()
+        learner.initialize({"writer": writer}, fl_ctx)
+        return learner, writer
+
+    return make
+
+
+def message(task, kind=None, number=0, **headers):
+    weights = {k: v.numpy() for k, v in build(**task.network).state_dict().items()}
+    shareable = DXO(DataKind.WEIGHTS, data=weights).to_shareable()
+    shareable.set_header(AppConstants.CURRENT_ROUND, number)
+    shareable.set_header(AppConstants.NUM_ROUNDS, ROUNDS)
+    shareable.set_header(AppConstants.VALIDATE_TYPE, kind)
+    for key, value in headers.items():
+        shareable.set_header(key, value)
+    return shareable
+
+
+def test_training_returns_the_difference_and_the_steps(site, task, start, fl_ctx):
+    learner, writer = start()
+    dxo = from_shareable(learner.train(message(task), fl_ctx, Signal()))
+    assert dxo.data_kind == DataKind.WEIGHT_DIFF
+    assert dxo.get_meta_prop(MetaKey.NUM_STEPS_CURRENT_ROUND) == 5  # 5 slices x 4 patches / batches of 4
+    after = learner._trainer.net.state_dict()
+    for name, before in build(**task.network).state_dict().items():
+        assert dxo.data[name].dtype == np.float32
+        assert np.allclose(before.numpy() + dxo.data[name], after[name].numpy(), atol=1e-7)
+    assert {"train/loss", "train/learning_rate"} <= {tag for tag, _, _ in writer.records}
+
+
+def test_a_new_process_goes_on_where_the_old_one_ended(site, task, start, fl_ctx):
+    straight, _ = start()
+    straight.train(message(task), fl_ctx, Signal())
+    expected = from_shareable(straight.train(message(task, number=1), fl_ctx, Signal())).data
+    state = straight._state_file
+    assert state.name == STATE_FILE
+    state.unlink()
+    start()[0].train(message(task), fl_ctx, Signal())
+    restarted = from_shareable(start()[0].train(message(task, number=1), fl_ctx, Signal())).data
+    assert all(np.array_equal(expected[k], restarted[k]) for k in expected)
+
+
+def test_received_weights_are_validated_before_training_and_tested_as_a_task(site, task, start, fl_ctx):
+    learner, _ = start()
+    before = from_shareable(learner.validate(message(task, ValidateType.BEFORE_TRAIN_VALIDATE), fl_ctx, Signal()))
+    metrics = before.data[MetaKey.INITIAL_METRICS]
+    assert metrics["psnr"] > 20
+    data = message(task, ValidateType.MODEL_VALIDATE, **{AppConstants.MODEL_OWNER: "m"})
+    tested = from_shareable(learner.validate(data, fl_ctx, Signal())).data
+    assert set(tested) == {"n_volumes", "zero_filled", "interpolated", "model"}
+    assert tested["model"]["psnr"] == pytest.approx(tested["interpolated"]["psnr"], abs=1e-3)
+    assert tested["model"]["psnr"] != metrics["psnr"], "validation and test are different patients"
+
+
+def test_an_abort_is_honoured_in_training_and_validation(site, task, start, fl_ctx):
+    learner, _ = start()
+    stop = Signal()
+    stop.trigger("stop")
+    assert learner.train(message(task), fl_ctx, stop).get_return_code() == ReturnCode.TASK_ABORTED
+    kind = ValidateType.BEFORE_TRAIN_VALIDATE
+    assert learner.validate(message(task, kind), fl_ctx, stop).get_return_code() == ReturnCode.TASK_ABORTED
+    assert not learner._state_file.exists()
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_pixels_leave_only_where_the_datalist_allows_it(site, task, start, fl_ctx, allowed):
+    datalist = json.loads((site / "datalist.json").read_text()) | {"share_images": allowed}
+    (site / "datalist.json").write_text(json.dumps(datalist))
+    learner, writer = start()
+    learner.validate(message(task, ValidateType.BEFORE_TRAIN_VALIDATE), fl_ctx, Signal())
+    learner.validate(message(task, ValidateType.MODEL_VALIDATE), fl_ctx, Signal())
+    images = [value for _, kind, value in writer.records if kind == AnalyticsDataType.IMAGE]
+    assert len(images) == (2 if allowed else 0)
+    assert all(image.shape == (1, 48, 4 * 45) and image.dtype == np.uint8 for image in images)
+
+
+def test_unusable_data_fail_every_task_with_one_error(site, task, start, fl_ctx, caplog):
+    (site / "sub-2" / "anat" / "sub-2_T1w.nii.gz").unlink()
+    learner, _ = start()
+    for reply in (
+        learner.validate(message(task, ValidateType.BEFORE_TRAIN_VALIDATE), fl_ctx, Signal()),
+        learner.train(message(task), fl_ctx, Signal()),
+        learner.get_model_for_validation("best", fl_ctx),
+    ):
+        assert reply.get_return_code() == ReturnCode.EXECUTION_RESULT_ERROR
+    errors = [r for r in caplog.records if r.levelname == "ERROR"]
+    assert len(errors) == 1
+    assert "sub-2_T1w.nii.gz does not exist" in errors[0].getMessage()
+
+
+def test_a_bad_task_and_a_diverged_loss_say_why(site, task, start, fl_ctx, caplog):
+    start(batchsize=3)
+    assert "batchsize is unknown" in caplog.text
+    learner, _ = start(learning_rate=1e12)
+    assert learner.train(message(task), fl_ctx, Signal()).get_return_code() == ReturnCode.EXECUTION_RESULT_ERROR
+    assert "lower learning_rate" in caplog.text
+
+
+def test_the_own_model_can_be_submitted_after_a_round(site, task, start, fl_ctx):
+    learner, _ = start()
+    assert learner.get_model_for_validation("best", fl_ctx).get_return_code() != ReturnCode.OK
+    learner.train(message(task), fl_ctx, Signal())
+    dxo = from_shareable(learner.get_model_for_validation("best", fl_ctx))
+    assert dxo.data_kind == DataKind.WEIGHTS
+    for name, value in learner._trainer.net.state_dict().items():
+        assert torch.equal(torch.as_tensor(dxo.data[name]), value)
+
+
+def test_another_networks_weights_are_refused(site, task, start, fl_ctx):
+    learner, _ = start()
+    foreign = DXO(DataKind.WEIGHTS, data={"conv.weight": np.zeros(3)}).to_shareable()
+    foreign.set_header(AppConstants.NUM_ROUNDS, 1)
+    with pytest.raises(ValueError, match="another network"):
+        learner.validate(foreign, fl_ctx, Signal())
+
+
+def test_sites_on_one_machine_share_its_cores(tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    for name in ("server", "admin@hub.org", "site-1"):
+        (tmp_path / name / "local").mkdir(parents=True)
+    assert _threads_per_site(tmp_path / "site-1") == 8
+    for number in range(2, 5):
+        (tmp_path / f"site-{number}" / "local").mkdir(parents=True)
+    assert _threads_per_site(tmp_path / "site-1") == 2
+    for number in range(5, 20):
+        (tmp_path / f"site-{number}" / "local").mkdir(parents=True)
+    assert _threads_per_site(tmp_path / "site-1") == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert _threads_per_site(tmp_path / "site-1") == 3
+
+
+def test_a_site_without_data_lists_the_places_tried(tmp_path, task, start, fl_ctx, caplog, monkeypatch):
+    monkeypatch.delenv(DATA_ROOT_VARIABLE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PWD", str(tmp_path))
+    start()
+    assert "Tried" in caplog.text
+    assert str(tmp_path / "flare" / "data" / "site-1") in caplog.text
+    (tmp_path / "flare" / "site-1" / "local" / "fedmr_data_root.txt").write_text(str(tmp_path / "elsewhere"))
+    write_site(tmp_path / "elsewhere", "site-1", seed=5)
+    caplog.clear()
+    start()
+    assert "ERROR" not in caplog.text
