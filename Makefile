@@ -28,7 +28,7 @@ demo: setup  ## simulated hospitals, four-site federation, table and picture in 
 	$(MAKE) --no-print-directory sim RUN=runs/demo
 
 sim: setup  ## run JOB on the sites in data/ (or FEDMR_DATA_ROOT): table and picture in RUN
-	$(BIN)/nvflare simulator jobs/$(JOB) -w $(RUN) -n $(SITES) -t $(THREADS)
+	$(BIN)/nvflare simulator jobs/$(JOB) -w $(RUN) -n $(SITES) -t $(THREADS) -l app_configs/log_config.json
 	$(BIN)/fedmr report $(RUN) --json $(RUN)/figures.json --picture $(RUN)/comparison.png
 
 test: setup  ## unit tests, then whole federations in the simulator

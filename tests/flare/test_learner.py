@@ -174,8 +174,10 @@ def test_another_networks_weights_are_refused(site, task, start, fl_ctx):
 def test_sites_on_one_machine_share_its_cores(tmp_path, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    for name in ("server", "admin@hub.org", "site-1"):
+    for name in ("server", "localhost", "admin@hub.org", "site-1"):
         (tmp_path / name / "local").mkdir(parents=True)
+    (tmp_path / "localhost" / "startup").mkdir()
+    (tmp_path / "localhost" / "startup" / "fed_server.json").write_text("{}")
     assert _threads_per_site(tmp_path / "site-1") == 8
     for number in range(2, 5):
         (tmp_path / f"site-{number}" / "local").mkdir(parents=True)

@@ -189,5 +189,9 @@ def _threads_per_site(root: Path) -> int:
     """
     if os.environ.get("OMP_NUM_THREADS"):
         return int(os.environ["OMP_NUM_THREADS"])
-    sites = [p for p in root.parent.iterdir() if (p / "local").is_dir() and p.name != "server" and "@" not in p.name]
+    sites = [p for p in root.parent.iterdir() if (p / "local").is_dir() and not _is_server_or_admin(p)]
     return max(1, (os.cpu_count() or 1) // max(len(sites), 1))
+
+
+def _is_server_or_admin(folder: Path) -> bool:
+    return folder.name == "server" or "@" in folder.name or (folder / "startup" / "fed_server.json").is_file()
