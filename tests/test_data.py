@@ -39,6 +39,17 @@ def test_slices_lie_in_the_acquisition_plane(tmp_path):
         assert torch.equal(read_volume(path), torch.from_numpy(np.moveaxis(voxels, 2, 0).astype(np.float32)))
 
 
+@pytest.mark.parametrize("axes", ["RAS", "LPS", "PIR", "ASL"])
+def test_any_orientation_is_read_as_right_anterior_superior(tmp_path, axes):
+    original = nib.Nifti1Image(phantom(0), np.diag([1.0, 1.0, 5.0, 1.0]))
+    transform = nib.orientations.ornt_transform(
+        nib.orientations.io_orientation(original.affine), nib.orientations.axcodes2ornt(axes)
+    )
+    nib.save(original.as_reoriented(transform), tmp_path / "turned.nii")
+    expected = torch.from_numpy(np.moveaxis(phantom(0), 2, 0).astype(np.float32))
+    assert torch.equal(read_volume(tmp_path / "turned.nii"), expected)
+
+
 def test_volumes_are_normalised_and_degraded_once(site, task):
     volumes = load_volumes(site, task)
     assert [v.split for v in volumes] == ["train", "val", "test"]

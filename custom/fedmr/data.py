@@ -20,6 +20,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from nibabel.filebasedimages import ImageFileError
+from nibabel.orientations import OrientationError
 from torch import Tensor
 
 from fedmr.config import Task
@@ -125,25 +126,27 @@ def read_datalist(folder: Path) -> dict[str, Any]:
     return datalist
 
 
-def _read_image(path: Path) -> tuple[np.ndarray[Any, Any], tuple[float, ...]]:
-    """Voxels (X, Y, Z) float32 and voxel size in mm of a NIfTI file, or a DataError that names it."""
+def _read_image(path: Path) -> tuple[np.ndarray[Any, Any], tuple[float, ...], list[int]]:
+    """Voxels (X, Y, Z) float32 turned to right-anterior-superior, their size in mm, and the shape in the file."""
     if not path.is_file():
         raise DataError(f"{path} does not exist; the datalist names it. Prepare the site's data again")
     try:
-        image = nib.load(path)
+        stored = nib.load(path)
+        image = nib.as_closest_canonical(stored)
         voxels = np.asarray(image.dataobj, dtype=np.float32)
         spacing = tuple(float(z) for z in image.header.get_zooms()[:3])
-    except (OSError, EOFError, ValueError, zlib.error, ImageFileError) as error:
+    except (OSError, EOFError, ValueError, zlib.error, ImageFileError, OrientationError) as error:
         raise DataError(f"{path} cannot be read ({error}); it is truncated or no NIfTI file. Copy it again") from None
     if voxels.ndim == 4 and voxels.shape[3] == 1:
         voxels = voxels[..., 0]
-    return voxels, spacing
+    return voxels, spacing, list(stored.shape)
 
 
 def read_volume(path: Path, shape: list[int] | None = None) -> Tensor:
     """Read a NIfTI volume as slices of its acquisition plane.
 
-    The slice axis is the one with the largest voxel size (the last of equals), as in 2-D multi-slice scans.
+    The volume is turned to the nearest right-anterior-superior orientation. The slice axis is the one with the
+    largest voxel size (the last of equals), as in 2-D multi-slice scans.
     Negative values, which only resampling makes, are set to 0.
 
     Args:
@@ -156,11 +159,11 @@ def read_volume(path: Path, shape: list[int] | None = None) -> Tensor:
     Raises:
         DataError: missing, truncated, not 3-D, wrong shape, non-finite, constant or too small.
     """
-    voxels, spacing = _read_image(path)
+    voxels, spacing, stored = _read_image(path)
+    if shape is not None and stored != list(shape):
+        raise DataError(f"{path} has shape {stored}, the datalist says {list(shape)}. Prepare it again")
     if voxels.ndim != 3:
         raise DataError(f"{path} has shape {voxels.shape}; a 3-D volume is needed. Split it into 3-D files")
-    if shape is not None and list(voxels.shape) != list(shape):
-        raise DataError(f"{path} has shape {list(voxels.shape)}, the datalist says {list(shape)}. Prepare it again")
     if not np.isfinite(voxels).all():
         bad = int((~np.isfinite(voxels)).sum())
         raise DataError(f"{path} holds {bad} voxels that are NaN or infinite; repair or leave out this volume")

@@ -166,7 +166,7 @@ def draw(images: dict[str, np.ndarray[Any, Any]], figures: Figures, path: Path) 
 
     fig, axes = plt.subplots(len(images), 5, figsize=(12.5, 2.62 * len(images)), squeeze=False)
     for row, (site, image) in zip(axes, images.items(), strict=True):
-        tiles = np.split(image, 4, axis=1)
+        tiles = [np.rot90(tile) for tile in np.split(image, 4, axis=1)]  # anterior up, as scans are shown
         top, left, side = _most_detailed_box(tiles[3])
         row[0].imshow(tiles[3], cmap="gray", vmin=0, vmax=255)
         row[0].add_patch(Rectangle((left, top), side, side, fill=False, edgecolor="gold"))
@@ -178,17 +178,19 @@ def draw(images: dict[str, np.ndarray[Any, Any]], figures: Figures, path: Path) 
             axis.set_title(label + value, fontsize=9)
     for axis in axes.flat:
         axis.set_axis_off()
-    fig.tight_layout(pad=0.4)
+    fig.tight_layout(pad=0.8, h_pad=1.2)
     path.parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(path, dpi=110)
     plt.close(fig)
 
 
 def _most_detailed_box(image: np.ndarray[Any, Any]) -> tuple[int, int, int]:
-    """Top, left and side of the square of a third of the image with the largest sum of gradients."""
+    """Top, left and side of the square with the largest sum of gradients, a third of the image and well inside it."""
     side = min(image.shape) // 3
+    margin = side * 3 // 4  # past skull and scalp, whose edges are the strongest
     gradient = np.abs(np.diff(image.astype(float), axis=0))[:, 1:] + np.abs(np.diff(image.astype(float), axis=1))[1:]
     total = np.pad(gradient, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
     sums = total[side:, side:] - total[:-side, side:] - total[side:, :-side] + total[:-side, :-side]
-    top, left = np.unravel_index(sums.argmax(), sums.shape)
-    return int(top), int(left), side
+    inner = sums[margin:-margin, margin:-margin]
+    top, left = np.unravel_index(inner.argmax(), inner.shape)
+    return int(top) + margin, int(left) + margin, side
