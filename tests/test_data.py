@@ -117,7 +117,6 @@ class TestDataRoot:
         monkeypatch.delenv(DATA_ROOT_VARIABLE, raising=False)
         (tmp_path / "work").mkdir()
         monkeypatch.chdir(tmp_path / "work")
-        monkeypatch.setenv("PWD", str(tmp_path / "work"))
 
     def test_the_variable_wins_over_the_file_and_the_default(self, tmp_path, monkeypatch):
         for name in ("variable", "file", "work/data"):

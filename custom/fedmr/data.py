@@ -10,7 +10,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,17 +51,17 @@ class Volume:
     intensity: float
 
 
-def find_site_folder(site: str, local: Path | None = None, near: tuple[Path, ...] = ()) -> Path:
+def find_site_folder(site: str, local: Path | None = None, near: Sequence[Path] = ()) -> Path:
     """Find `<data root>/<site>`; the root is a fact of the site, never of the job.
 
     Tried in order: the environment variable FEDMR_DATA_ROOT; the one-line file fedmr_data_root.txt in the FLARE
-    site's `local` folder; `data/` in the folder the command was typed in, in the working directory, and in `near`.
+    site's `local` folder; `data/` in the working directory and in `near`.
     A root that the variable or the file names is final: if it holds no datalist, the others are not tried.
 
     Args:
         site: FLARE site name.
         local: the site's `local` folder.
-        near: further folders that may hold `data/`, e.g. the one with the simulator's workspace.
+        near: further folders that may hold `data/`, e.g. the one in which the simulator was started.
 
     Raises:
         DataError: no datalist; lists the places tried.
@@ -71,8 +71,7 @@ def find_site_folder(site: str, local: Path | None = None, near: tuple[Path, ...
     elif local and (local / DATA_ROOT_FILE).is_file():
         roots = [(Path((local / DATA_ROOT_FILE).read_text().strip()).expanduser(), f"file local/{DATA_ROOT_FILE}")]
     else:
-        typed_in = Path(os.environ.get("PWD", "."))
-        folders = dict.fromkeys(p.resolve() for p in (typed_in, Path.cwd(), *near))
+        folders = dict.fromkeys(p.resolve() for p in (Path.cwd(), *near))
         roots = [(folder / "data", "default") for folder in folders]
     for root, _ in roots:
         if (root / site / "datalist.json").is_file():

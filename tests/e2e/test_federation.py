@@ -76,6 +76,15 @@ def test_the_best_model_is_that_of_the_round_with_the_best_psnr(federation):
     assert largest_difference(global_model(federation), global_model(federation, "best_FL_global_model.pt")) > 0
 
 
+def test_psnr_of_every_round_and_site_is_the_golden_one(federation):
+    """A change of any of these numbers is a change of the method; the tolerance is for other processors."""
+    golden = json.loads((Path(__file__).parent / "golden_fedavg.json").read_text())
+    for record, expected in zip(read_rounds(federation), golden["rounds"], strict=True):
+        assert {s: row["psnr"] for s, row in record["sites"].items()} == pytest.approx(expected, abs=0.01)
+    tested = {site: row["model"]["psnr"] for site, row in read_figures(federation)["sites"].items()}
+    assert tested == pytest.approx(golden["test"], abs=0.01)
+
+
 def test_figures_come_from_every_site_and_equal_an_evaluation_of_the_saved_model(federation, hospitals):
     reported = read_figures(federation)
     evaluated, _ = evaluate_sites(federation / RUN / "app_server" / "FL_global_model.pt", hospitals)

@@ -1,11 +1,13 @@
 """The site's side of a federated job: a `Learner` around `fedmr.training`."""
 
+import contextlib
 import os
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from nvflare.apis.analytix import AnalyticsDataType
 from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
@@ -57,7 +59,7 @@ class SuperResolutionLearner(Learner):
         self._writer = next((p for p in parts.values() if isinstance(p, LogWriter)), None)
         try:
             self._task = Task.from_dict(self.task)
-            folder = find_site_folder(self._site, root / "local", near=(root.parent, root.parent.parent))
+            folder = find_site_folder(self._site, root / "local", near=[*_typed_in(), root.parent, root.parent.parent])
             self._may_share_images = read_datalist(folder).get("share_images") is True
             volumes = load_volumes(folder, self._task)
         except (DataError, ValueError) as error:
@@ -180,6 +182,15 @@ class SuperResolutionLearner(Learner):
             volume = self._volumes[tag.split("/")[0]][0]
             picture = comparison_image(trainer.net, volume, self._task)
             self._writer.write(tag, picture, AnalyticsDataType.IMAGE, global_step=step)
+
+
+def _typed_in() -> list[Path]:
+    """Working directories of the parent processes, nearest first: FLARE's own change theirs to the workspace."""
+    folders = []
+    for process in psutil.Process().parents():
+        with contextlib.suppress(psutil.Error):
+            folders.append(Path(process.cwd()))
+    return folders
 
 
 def _threads_per_site(root: Path) -> int:

@@ -9,7 +9,7 @@ from fedmr.data import DATA_ROOT_VARIABLE
 from fedmr.jobs import render
 from phantoms import write_site
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 SITES = ("site-1", "site-2", "site-3", "site-4")
 ROUNDS = 3
 
