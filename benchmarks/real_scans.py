@@ -18,7 +18,7 @@ import torch
 
 from fedmr.data import DATA_ROOT_VARIABLE
 from fedmr.jobs import read_rounds, read_task
-from fedmr.local import evaluate_sites
+from fedmr.local import comparison_images
 from fedmr.prepare import prepare
 from fedmr.report import METHODS, Figures, draw, read_figures
 
@@ -94,8 +94,7 @@ def main() -> None:
     target = ROOT / "benchmarks" / "results" / f"real_{arguments.job}"
     target.parent.mkdir(parents=True, exist_ok=True)
     model = work / arguments.job / "server" / "simulate_job" / "app_server" / "FL_global_model.pt"
-    _, images = evaluate_sites(model, work / "data")
-    draw(images, figures, target.with_suffix(".png"))
+    draw(comparison_images(model, work / "data"), figures, target.with_suffix(".png"))
     write(figures, circumstances(arguments.job, seconds), target)
     print(target.with_suffix(".md").read_text())
     losers = [s for s, row in figures["sites"].items() if row["model"]["psnr"] <= row["zero_filled"]["psnr"]]

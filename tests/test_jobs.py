@@ -57,6 +57,13 @@ def test_check_finds_a_changed_source(copies, old, new, message):
     assert any(message in problem for problem in check(configs, jobs))
 
 
+def test_check_finds_a_task_that_no_network_takes(copies):
+    configs, jobs = copies
+    task = configs / "tasks" / "sr_x2.conf"
+    task.write_text(task.read_text().replace("blocks = 4", "block = 4"))
+    assert any("network 'mscan' does not take" in problem for problem in check(configs, jobs))
+
+
 def test_check_finds_an_edited_and_an_orphaned_job(copies):
     configs, jobs = copies
     meta = jobs / "mscan_fedavg" / "meta.conf"

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fedmr.data import DataError, load_volumes
-from fedmr.local import evaluate_sites, train_pooled
+from fedmr.local import comparison_images, evaluate_sites, train_pooled
 from fedmr.metrics import psnr
 from fedmr.models import load_model, save_model
 from fedmr.nets import build
@@ -50,7 +50,8 @@ def test_evaluation_is_per_site_and_of_the_named_split(task, data, tmp_path):
     torch.nn.init.normal_(net.tail.weight, std=0.01)
     save_model(tmp_path / "model.pt", net, task)
     for split in ("val", "test"):
-        figures, images = evaluate_sites(tmp_path / "model.pt", data, split=split)
+        figures = evaluate_sites(tmp_path / "model.pt", data, split=split)
+        images = comparison_images(tmp_path / "model.pt", data, split=split)
         assert set(figures["sites"]) == set(images) == {"site-1", "site-2"}
         volume = load_volumes(data / "site-2", task, (split,))[0]
         expected = psnr(super_resolve(net, volume.lr, tuple(volume.hr.shape[1:])), volume.hr)

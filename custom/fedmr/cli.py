@@ -80,15 +80,15 @@ def evaluate(
     job: Annotated[Path | None, typer.Option(help="Job of the model, if not beside it.")] = None,
 ) -> None:
     """Compare a model with zero-filled and bicubic interpolation on every site's volumes."""
-    from fedmr.local import evaluate_sites
+    from fedmr.local import comparison_images, evaluate_sites
     from fedmr.report import draw, table
 
-    figures, images = evaluate_sites(model, data, split=split, job=job)
+    figures = evaluate_sites(model, data, split=split, job=job)
     console.print(table(figures, f"{model.name} on {split} volumes"))
     if json_file:
         json_file.write_text(json.dumps(figures, indent=1) + "\n")
     if picture:
-        draw(images, figures, picture)
+        draw(comparison_images(model, data, split=split, job=job), figures, picture)
         console.print(f"wrote {picture}")
 
 

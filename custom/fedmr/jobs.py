@@ -11,6 +11,9 @@ from typing import Any
 
 from pyhocon import ConfigFactory, ConfigTree, HOCONConverter
 
+from fedmr.config import Task
+from fedmr.nets import build
+
 CLIENT_CONFIG = Path("app/config/config_fed_client.conf")
 SERVER_CONFIG = Path("app/config/config_fed_server.conf")
 _SECTIONS = {"meta": Path("meta.conf"), "server": SERVER_CONFIG, "client": CLIENT_CONFIG}
@@ -52,16 +55,21 @@ def render(configs: Path, jobs: Path) -> list[str]:
 
 
 def check(configs: Path, jobs: Path) -> list[str]:
-    """Problems of all jobs: stale files, component paths that do not import, arguments not in the signature."""
+    """Problems of all jobs: stale files, components that do not import, unknown arguments, a task that is none."""
     problems = []
     for name in job_names(configs):
         for path, text in rendered(configs, name).items():
             target = jobs / name / path
             if not target.is_file() or target.read_text() != text:
                 problems.append(f"{target} is not what app_configs/{name}.conf renders; run `fedmr jobs render`")
+        tree = ConfigFactory.parse_file(configs / f"{name}.conf")
         for section in ("server", "client"):
-            tree = ConfigFactory.parse_file(configs / f"{name}.conf")[section]
-            problems += [f"{name} {section}: {p}" for node in _components(tree) for p in _component_problems(node)]
+            nodes = _components(tree[section])
+            problems += [f"{name} {section}: {p}" for node in nodes for p in _component_problems(node)]
+        try:
+            build(**Task.from_dict(tree["task"].as_plain_ordered_dict()).network)
+        except ValueError as error:
+            problems.append(f"{name}: {error}")
     known = set(job_names(configs))
     problems += [f"{p} has no app_configs file" for p in jobs.iterdir() if p.is_dir() and p.name not in known]
     return problems

@@ -2,14 +2,16 @@
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from fedmr.config import Task
-from fedmr.data import SPLITS, DataError, load_volumes, site_folders
+from fedmr.data import SPLITS, DataError, Volume, load_volumes, site_folders
 from fedmr.jobs import read_rounds, read_task
 from fedmr.models import load_model, save_model
 from fedmr.report import Figures, comparison_image, summarise
@@ -71,22 +73,31 @@ def train_pooled(
     return out / "model.pt"
 
 
-def evaluate_sites(
-    model: Path, data: Path, *, split: str = "test", job: Path | None = None
-) -> tuple[Figures, dict[str, np.ndarray[Any, Any]]]:
-    """Figures of a model on every site of a data root, and a comparison image (H, 4*W) per site.
+def evaluate_sites(model: Path, data: Path, *, split: str = "test", job: Path | None = None) -> Figures:
+    """Figures of a model, with the baselines, on every site of a data root.
 
     Raises:
         DataError: a volume cannot be used or a split is empty.
         ValueError: unknown split or unusable model file.
     """
+    net, task, sites = _open(model, data, split, job)
+    return summarise({s: evaluate(net, load(), task, with_baselines=True) for s, load in sites.items()})
+
+
+def comparison_images(
+    model: Path, data: Path, *, split: str = "test", job: Path | None = None
+) -> dict[str, np.ndarray[Any, Any]]:
+    """`report.comparison_image`, (H, 4*W) uint8, of the first volume of every site; errors as `evaluate_sites`."""
+    net, task, sites = _open(model, data, split, job)
+    return {site: comparison_image(net, load()[0], task)[0] for site, load in sites.items()}
+
+
+def _open(
+    model: Path, data: Path, split: str, job: Path | None
+) -> tuple[nn.Module, Task, dict[str, Callable[[], list[Volume]]]]:
+    """Network, task, and per site a function that loads its volumes, so that one site at a time is in memory."""
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}; known are {', '.join(SPLITS)}")
     net, task = load_model(model, job)
     net.to("cuda" if torch.cuda.is_available() else "cpu")
-    sites, images = {}, {}
-    for folder in site_folders(data):
-        volumes = load_volumes(folder, task, (split,))
-        sites[folder.name] = evaluate(net, volumes, task, with_baselines=True)
-        images[folder.name] = comparison_image(net, volumes[0], task)[0]
-    return summarise(sites), images
+    return net, task, {f.name: partial(load_volumes, f, task, (split,)) for f in site_folders(data)}

@@ -87,7 +87,7 @@ def test_psnr_of_every_round_and_site_is_the_golden_one(federation):
 
 def test_figures_come_from_every_site_and_equal_an_evaluation_of_the_saved_model(federation, hospitals):
     reported = read_figures(federation)
-    evaluated, _ = evaluate_sites(federation / RUN / "app_server" / "FL_global_model.pt", hospitals)
+    evaluated = evaluate_sites(federation / RUN / "app_server" / "FL_global_model.pt", hospitals)
     assert set(reported["sites"]) == set(SITES)
     for site, row in evaluated["sites"].items():
         for method in ("zero_filled", "interpolated", "model"):
