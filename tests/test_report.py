@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -70,8 +71,11 @@ def test_the_best_round_is_weighted_by_steps_and_leaves_out_the_untrained_model(
 def test_a_run_is_found_from_its_workspace_a_download_or_itself(run, tmp_path):
     inner = run / "server" / "simulate_job"
     download = tmp_path / "download"
-    download.mkdir()
-    (download / "workspace").symlink_to(inner)
+    shutil.copytree(inner, download / "workspace")
+    (download / "workspace" / "meta.json").write_text("{}")  # a provisioned server names the sites one level up only
+    with pytest.raises(RunError, match="names no sites"):
+        read_figures(download)
+    (download / "meta.json").write_text('{"job_deploy_detail": ["server: OK", "site-2: OK", "site-1: OK"]}')
     assert read_figures(inner) == read_figures(download) == read_figures(run)
     with pytest.raises(RunError, match="is no run"):
         read_figures(tmp_path)

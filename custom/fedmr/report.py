@@ -79,8 +79,7 @@ def read_figures(run: Path) -> Figures:
     for name in ("FL_global_model.pt", "best_FL_global_model.pt"):
         if not (folder / "app_server" / name).is_file():
             raise RunError(f"{folder / 'app_server' / name} is missing: the job failed. Look into the server's log.txt")
-    meta = json.loads((folder / "meta.json").read_text())
-    expected = {client["name"] for client in meta["job_clients"]}
+    expected = _participants(folder)
     for record in read_rounds(run):
         if set(record["sites"]) != expected:
             absent = ", ".join(sorted(expected - set(record["sites"])))
@@ -91,6 +90,19 @@ def read_figures(run: Path) -> Figures:
     if absent:
         raise RunError(f"no test figures of the final model from {absent}. Look into that site's log.txt")
     return summarise({site: results[site][FINAL_MODEL] for site in sorted(expected)})
+
+
+def _participants(folder: Path) -> set[str]:
+    """Sites that a job was deployed to: in the simulator's meta.json, or in that of a downloaded job one level up."""
+    for path in (folder / "meta.json", folder.parent / "meta.json"):
+        meta = json.loads(path.read_text()) if path.is_file() else {}
+        if "job_clients" in meta:
+            return {client["name"] for client in meta["job_clients"]}
+        if "job_deploy_detail" in meta:
+            return {detail.partition(":")[0] for detail in meta["job_deploy_detail"]} - {"server"}
+    raise RunError(
+        f"{folder / 'meta.json'} names no sites; download the whole job, with the meta.json beside workspace/"
+    )
 
 
 def best_round(rounds: list[dict[str, Any]]) -> dict[str, Any]:
