@@ -47,8 +47,8 @@ jobs: setup  ## render jobs/ from app_configs/ and check them
 
 bench: bench-real  ## all benchmarks
 
-bench-real: setup  ## train on the real scans in REAL_DATA, tables into benchmarks/results
-	$(BIN)/python benchmarks/real_scans.py $(REAL_DATA)
+bench-real: setup  ## train JOB on the real scans in REAL_DATA, tables into benchmarks/results
+	$(BIN)/python benchmarks/real_scans.py $(REAL_DATA) --job $(JOB)
 
 clean:  ## remove what the targets made, but not .venv and data/
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

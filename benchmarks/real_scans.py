@@ -41,8 +41,8 @@ def federate(job: str, source: Path, work: Path) -> tuple[Figures, float]:
     return read_figures(work / job), time.perf_counter() - started
 
 
-def circumstances(job: str, seconds: float) -> dict[str, str]:
-    """What a reader needs to repeat the run."""
+def circumstances(job: str) -> dict[str, str]:
+    """What a reader needs to repeat the run; taken before it, so that later changes do not show."""
     task, git = read_task(ROOT / "jobs" / job), ["git", "-C", str(ROOT)]
     commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
     changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True).stdout
@@ -56,7 +56,6 @@ def circumstances(job: str, seconds: float) -> dict[str, str]:
         "commit": commit.strip() + (" with local changes" if changed else ""),
         "hardware": f"{os.cpu_count()} cores ({model[0].strip() if model else platform.machine()}), {gpu}",
         "software": f"Python {platform.python_version()}, torch {torch.__version__}",
-        "time": f"{seconds / 60:.1f} min for the whole simulator run, evaluation included",
     }
 
 
@@ -90,12 +89,14 @@ def main() -> None:
         print(f"skipped: {arguments.source} holds no split.csv, so there are no real scans here")
         return
     work = ROOT / "runs" / "bench-real"
+    facts = circumstances(arguments.job)
     figures, seconds = federate(arguments.job, arguments.source, work)
+    facts["time"] = f"{seconds / 60:.1f} min for the whole simulator run, evaluation included"
     target = ROOT / "benchmarks" / "results" / f"real_{arguments.job}"
     target.parent.mkdir(parents=True, exist_ok=True)
     model = work / arguments.job / "server" / "simulate_job" / "app_server" / "FL_global_model.pt"
     draw(comparison_images(model, work / "data"), figures, target.with_suffix(".png"))
-    write(figures, circumstances(arguments.job, seconds), target)
+    write(figures, facts, target)
     print(target.with_suffix(".md").read_text())
     losers = [s for s, row in figures["sites"].items() if row["model"]["psnr"] <= row["zero_filled"]["psnr"]]
     if losers:

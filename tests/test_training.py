@@ -29,7 +29,7 @@ def same(a, b):
 def test_training_improves_on_the_interpolation(volumes, train, task):
     network = task.network | {"channels": 16, "blocks": 2}
     task = dataclasses.replace(task, network=network, patches_per_slice=16, learning_rate=3e-3)
-    trainer = Trainer(task, train, rounds=24)
+    trainer = Trainer(task, PatchSampler(train, task), rounds=24)
     before = evaluate(trainer.net, train, task, with_baselines=True)
     assert before["model"]["psnr"] == pytest.approx(before["interpolated"]["psnr"], abs=1e-3)
     losses = [trainer.run_epoch().loss for _ in range(24)]
@@ -39,7 +39,7 @@ def test_training_improves_on_the_interpolation(volumes, train, task):
 
 
 def test_the_same_seed_gives_the_same_weights(train, task):
-    trainers = [Trainer(task, train, rounds=2) for _ in range(2)]
+    trainers = [Trainer(task, PatchSampler(train, task), rounds=2) for _ in range(2)]
     for trainer in trainers:
         trainer.run_epoch()
     assert same(trainers[0].net, trainers[1].net)
@@ -47,20 +47,20 @@ def test_the_same_seed_gives_the_same_weights(train, task):
 
 def test_a_restart_between_rounds_changes_nothing(train, task, tmp_path):
     """Optimiser, schedule, epoch and weights go through a file, as when the simulator restarts a site."""
-    straight = Trainer(task, train, rounds=4)
+    straight = Trainer(task, PatchSampler(train, task), rounds=4)
     for _ in range(4):
         straight.run_epoch()
-    interrupted = Trainer(task, train, rounds=4)
+    interrupted = Trainer(task, PatchSampler(train, task), rounds=4)
     for _ in range(4):
         interrupted.run_epoch()
         torch.save(interrupted.state_dict(), tmp_path / "state.pt")
-        interrupted = Trainer(task, train, rounds=4)
+        interrupted = Trainer(task, PatchSampler(train, task), rounds=4)
         interrupted.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     assert same(straight.net, interrupted.net)
 
 
 def test_the_learning_rate_warms_up_and_falls_over_all_rounds(train, task):
-    trainer = Trainer(task, train, rounds=3)
+    trainer = Trainer(task, PatchSampler(train, task), rounds=3)
     rates = []
 
     class Recorder(Hook):
@@ -101,7 +101,10 @@ def test_hooks_change_the_loss_and_the_gradients(train, task):
             for p in net.parameters():
                 p.grad.zero_()
 
-    plain, hooked = Trainer(task, train, rounds=1), Trainer(task, train, rounds=1, hooks=[Freeze()])
+    plain, hooked = (
+        Trainer(task, PatchSampler(train, task), rounds=1),
+        Trainer(task, PatchSampler(train, task), rounds=1, hooks=[Freeze()]),
+    )
     initial = build(**task.network)
     losses = [t.run_epoch().loss for t in (plain, hooked)]
     assert losses[1] == pytest.approx(losses[0] + 1, abs=0.2)
@@ -110,14 +113,14 @@ def test_hooks_change_the_loss_and_the_gradients(train, task):
 
 
 def test_training_stops_within_a_step(train, task):
-    trainer = Trainer(task, train, rounds=1)
+    trainer = Trainer(task, PatchSampler(train, task), rounds=1)
     answers = iter([False, False, True])
     progress = trainer.run_epoch(lambda: next(answers))
     assert (progress.steps, progress.stopped) == (2, True)
 
 
 def test_a_diverged_loss_is_an_error(train, task):
-    trainer = Trainer(task, train, rounds=1)
+    trainer = Trainer(task, PatchSampler(train, task), rounds=1)
     torch.nn.init.constant_(trainer.net.tail.bias, float("nan"))
     with pytest.raises(FloatingPointError, match="learning_rate"):
         trainer.run_epoch()
@@ -148,3 +151,28 @@ def test_baselines_are_those_of_physics(volumes, task):
 def test_evaluation_can_be_stopped(volumes, task):
     with pytest.raises(InterruptedError):
         evaluate(build(**task.network), volumes, task, should_stop=lambda: True)
+
+
+def test_a_round_is_its_epochs_with_the_hooks_around(train, task):
+    calls = []
+
+    class Recorder(Hook):
+        def round_started(self, net):
+            calls.append("started")
+
+        def round_finished(self, net, steps):
+            calls.append(steps)
+
+    task = dataclasses.replace(task, local_epochs=3)
+    by_round = Trainer(task, PatchSampler(train, task), rounds=2, hooks=[Recorder()])
+    by_epoch = Trainer(task, PatchSampler(train, task), rounds=2)
+    progress = by_round.run_round(epoch_done=lambda number, epoch: calls.append((number, epoch.steps)))
+    epochs = [by_epoch.run_epoch() for _ in range(3)]
+    n = by_round.sampler.steps_per_epoch
+    assert calls == ["started", (0, n), (1, n), (2, n), 3 * n]
+    assert progress.steps == 3 * n
+    assert progress.loss == epochs[-1].loss
+    assert same(by_round.net, by_epoch.net)
+    calls.clear()
+    assert by_round.run_round(should_stop=lambda: True).stopped
+    assert calls == ["started"]

@@ -134,7 +134,7 @@ def _read_image(path: Path) -> tuple[np.ndarray[Any, Any], tuple[float, ...], li
         image = nib.as_closest_canonical(stored)
         voxels = np.asarray(image.dataobj, dtype=np.float32)
         spacing = tuple(float(z) for z in image.header.get_zooms()[:3])
-    except (OSError, EOFError, ValueError, zlib.error, ImageFileError, OrientationError) as error:
+    except (OSError, EOFError, ValueError, TypeError, zlib.error, ImageFileError, OrientationError) as error:
         raise DataError(f"{path} cannot be read ({error}); it is truncated or no NIfTI file. Copy it again") from None
     if voxels.ndim == 4 and voxels.shape[3] == 1:
         voxels = voxels[..., 0]

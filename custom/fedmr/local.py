@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fedmr.config import Task
-from fedmr.data import SPLITS, DataError, Volume, load_volumes, site_folders
+from fedmr.data import SPLITS, DataError, PatchSampler, Volume, load_volumes, site_folders
 from fedmr.jobs import read_rounds, read_task
 from fedmr.models import load_model, save_model
 from fedmr.report import Figures, comparison_image, summarise
@@ -54,19 +54,18 @@ def train_pooled(
     volumes = [v for folder in folders for v in load_volumes(folder, task, ("train", "val"))]
     validation = [v for v in volumes if v.split == "val"]
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    trainer = Trainer(task, [v for v in volumes if v.split == "train"], rounds=rounds, device=device)
+    trainer = Trainer(task, PatchSampler([v for v in volumes if v.split == "train"], task, device), rounds=rounds)
     out.mkdir(parents=True, exist_ok=True)
     with (out / "log.jsonl").open("w") as log:
         for number in range(rounds):
             received = evaluate(trainer.net, validation, task)["model"]
-            epochs = [trainer.run_epoch() for _ in range(task.local_epochs)]
-            record: dict[str, Any] = {"round": number, "loss": epochs[-1].loss, "val": received}
-            record |= {"steps": sum(e.steps for e in epochs), "seconds": sum(e.seconds for e in epochs)}
+            done = trainer.run_round()
+            record = {"round": number, "loss": done.loss, "val": received, "steps": done.steps, "seconds": done.seconds}
             log.write(json.dumps(record) + "\n")
             log.flush()
             say(
-                f"round {number}/{rounds - 1} | loss {record['loss']:.5f} | PSNR before {received['psnr']:.2f} dB | "
-                f"{1000 * record['seconds'] / record['steps']:.0f} ms/step"
+                f"round {number}/{rounds - 1} | loss {done.loss:.5f} | PSNR before {received['psnr']:.2f} dB | "
+                f"{1000 * done.seconds / done.steps:.0f} ms/step"
             )
     save_model(out / "model.pt", trainer.net, task)
     say(f"wrote {out / 'model.pt'}")

@@ -5,7 +5,7 @@ An algorithm that changes local training (FedProx, SCAFFOLD, cross-site modellin
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -49,13 +49,12 @@ class Hook:
 
 @dataclass
 class Progress:
-    """Result of `fit`: optimisation steps done, mean loss over them, seconds taken, whether it was stopped."""
+    """What was done: optimisation steps, mean loss over the last epoch's, seconds, whether it was stopped."""
 
     steps: int = 0
     loss: float = 0.0
     seconds: float = 0.0
     stopped: bool = False
-    _sum: float = field(default=0.0, repr=False)
 
 
 def fit(
@@ -92,7 +91,7 @@ def fit(
             progress.stopped = True
             break
         low = low.contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             loss = loss_function(net(low), high)
         for hook in hooks:
             loss = hook.add_loss(net, loss)
@@ -132,7 +131,7 @@ def super_resolve(net: nn.Module, low: Tensor, size: tuple[int, int]) -> Tensor:
     outputs = []
     for part in low.split(batch):
         part = part.unsqueeze(1).to(device).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             output = net(part)
         outputs.append(output[:, 0, : size[0], : size[1]].float().clamp_min(0).to(low.device))
     return torch.cat(outputs)
@@ -185,29 +184,53 @@ class Trainer:
 
     Args:
         task: the task.
-        volumes: the site's training volumes.
+        sampler: the site's training patches; training runs on its device.
         rounds: number of federated rounds; the learning rate falls over all of them.
         hooks: algorithm.
-        device: where to train.
     """
 
     def __init__(
         self,
         task: Task,
-        volumes: list[Volume],
+        sampler: PatchSampler,
         *,
         rounds: int,
         hooks: Sequence[Hook] = (),
-        device: torch.device | str = "cpu",
     ) -> None:
-        self.task, self.hooks = task, list(hooks)
-        self.net = build(**task.network).to(device)
-        self.sampler = PatchSampler(volumes, task, device)
+        self.task, self.sampler, self.hooks = task, sampler, list(hooks)
+        self.net = build(**task.network).to(sampler.device)
         self.loss = WeightedSum(task.loss)
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=task.learning_rate)
         total = max(rounds * task.local_epochs * self.sampler.steps_per_epoch, 1)
         self.schedule = _warmup_then_cosine(self.optimizer, task, total)
         self.epoch = 0
+
+    def run_round(
+        self,
+        should_stop: Callable[[], bool] = lambda: False,
+        epoch_done: Callable[[int, Progress], None] = lambda number, progress: None,
+    ) -> Progress:
+        """Train the task's local epochs from the network's present weights, with the hooks around them.
+
+        Args:
+            should_stop: asked before every step; a stopped round is not finished for the hooks.
+            epoch_done: called after each epoch with its number in the round, from 0, and its progress.
+
+        Returns:
+            progress of the whole round.
+        """
+        for hook in self.hooks:
+            hook.round_started(self.net)
+        total = Progress()
+        for number in range(self.task.local_epochs):
+            epoch = self.run_epoch(should_stop)
+            total = Progress(total.steps + epoch.steps, epoch.loss, total.seconds + epoch.seconds, epoch.stopped)
+            if epoch.stopped:
+                return total
+            epoch_done(number, epoch)
+        for hook in self.hooks:
+            hook.round_finished(self.net, total.steps)
+        return total
 
     def run_epoch(self, should_stop: Callable[[], bool] = lambda: False) -> Progress:
         """Train one epoch from the network's present weights."""

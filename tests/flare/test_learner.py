@@ -4,6 +4,7 @@ import json
 import os
 from types import SimpleNamespace
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -151,6 +152,15 @@ def test_a_bad_task_and_a_diverged_loss_say_why(site, task, start, fl_ctx, caplo
     learner, _ = start(learning_rate=1e12)
     assert learner.train(message(task), fl_ctx, Signal()).get_return_code() == ReturnCode.EXECUTION_RESULT_ERROR
     assert "lower learning_rate" in caplog.text
+
+
+def test_a_site_with_nothing_but_background_says_so_before_training(site, task, start, fl_ctx, caplog):
+    voxels = np.zeros((48, 45, 5), np.int16)
+    voxels[20:23, 20:23] = 500
+    nib.save(nib.Nifti1Image(voxels, np.diag([1.0, 1.0, 5.0, 1.0])), site / "sub-0" / "anat" / "sub-0_T1w.nii.gz")
+    learner, _ = start()
+    assert "25% foreground" in caplog.text
+    assert learner.train(message(task), fl_ctx, Signal()).get_return_code() == ReturnCode.EXECUTION_RESULT_ERROR
 
 
 def test_the_own_model_can_be_submitted_after_a_round(site, task, start, fl_ctx):

@@ -20,9 +20,9 @@ from nvflare.app_common.app_constant import AppConstants, ValidateType
 from nvflare.app_common.tracking.log_writer import LogWriter
 
 from fedmr.config import Task
-from fedmr.data import DataError, Volume, find_site_folder, load_volumes, read_datalist
+from fedmr.data import DataError, PatchSampler, find_site_folder, load_volumes, read_datalist
 from fedmr.report import comparison_image
-from fedmr.training import Trainer, evaluate
+from fedmr.training import Progress, Trainer, evaluate
 
 STATE_FILE = "fedmr_site_state.pt"
 
@@ -62,46 +62,35 @@ class SuperResolutionLearner(Learner):
             folder = find_site_folder(self._site, root / "local", near=[*_typed_in(), root.parent, root.parent.parent])
             self._may_share_images = read_datalist(folder).get("share_images") is True
             volumes = load_volumes(folder, self._task)
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            self._sampler = PatchSampler([v for v in volumes if v.split == "train"], self._task, device)
         except (DataError, ValueError) as error:
             self._fail(fl_ctx, str(error))
             return
-        self._volumes: dict[str, list[Volume]] = {}
-        for volume in volumes:
-            self._volumes.setdefault(volume.split, []).append(volume)
+        self._volumes = {split: [v for v in volumes if v.split == split] for split in ("val", "test")}
 
     def train(self, data: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         """One round: receive weights, train `local_epochs`, return the difference."""
         if self._failed:
             return make_reply(ReturnCode.EXECUTION_RESULT_ERROR)
-        round_number, rounds = data.get_header(AppConstants.CURRENT_ROUND), data.get_header(AppConstants.NUM_ROUNDS)
+        rounds = data.get_header(AppConstants.NUM_ROUNDS)
         trainer = self._prepare(data, rounds)
         received = {name: value.detach().clone() for name, value in trainer.net.state_dict().items()}
-        for hook in trainer.hooks:
-            hook.round_started(trainer.net)
-        steps = 0
-        for epoch in range(self._task.local_epochs):
-            try:
-                progress = trainer.run_epoch(lambda: bool(abort_signal.triggered))
-            except FloatingPointError as error:
-                return self._fail(fl_ctx, f"round {round_number}: {error}")
-            steps += progress.steps
-            if progress.stopped:
-                return make_reply(ReturnCode.TASK_ABORTED)
+
+        def say(epoch: int, progress: Progress) -> None:
             self._stream("train/loss", progress.loss, trainer.epoch)
             self._stream("train/learning_rate", trainer.optimizer.param_groups[0]["lr"], trainer.epoch)
-            done = (epoch + 1) / self._task.local_epochs
-            left = (time.perf_counter() - self._round_started) * ((rounds - round_number) / done - 1)
-            self.log_info(
-                fl_ctx,
-                f"{self._site} | round {round_number}/{rounds - 1} | epoch {epoch + 1}/{self._task.local_epochs} | "
-                f"loss {progress.loss:.5f} | PSNR received {self._received_psnr:.2f} dB | "
-                f"{1000 * progress.seconds / max(progress.steps, 1):.0f} ms/step | {left / 60:.1f} min left",
-            )
-        for hook in trainer.hooks:
-            hook.round_finished(trainer.net, steps)
+            self._log_epoch(fl_ctx, data.get_header(AppConstants.CURRENT_ROUND), rounds, epoch, progress)
+
+        try:
+            progress = trainer.run_round(lambda: bool(abort_signal.triggered), say)
+        except FloatingPointError as error:
+            return self._fail(fl_ctx, str(error))
+        if progress.stopped:
+            return make_reply(ReturnCode.TASK_ABORTED)
         self._save(trainer)
         difference = {k: (v - received[k]).cpu().numpy() for k, v in trainer.net.state_dict().items()}
-        dxo = DXO(DataKind.WEIGHT_DIFF, data=difference, meta={MetaKey.NUM_STEPS_CURRENT_ROUND: steps})
+        dxo = DXO(DataKind.WEIGHT_DIFF, data=difference, meta={MetaKey.NUM_STEPS_CURRENT_ROUND: progress.steps})
         return dxo.to_shareable()
 
     def validate(self, data: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
@@ -138,8 +127,20 @@ class SuperResolutionLearner(Learner):
         """The site's own weights after its last round, for cross-site evaluation."""
         if self._failed or not self._state_file.is_file():
             return make_reply(ReturnCode.EXECUTION_RESULT_ERROR)
-        state = torch.load(self._state_file, weights_only=True)["net"]
+        state = torch.load(self._state_file, map_location="cpu", weights_only=True)["net"]
         return DXO(DataKind.WEIGHTS, data={k: v.cpu().numpy() for k, v in state.items()}).to_shareable()
+
+    def _log_epoch(self, fl_ctx: FLContext, number: int, rounds: int, epoch: int, progress: Progress) -> None:
+        """One line per site, round and epoch; FLARE's own lines name neither site nor loss."""
+        epochs = self._task.local_epochs
+        seconds_per_round = (time.perf_counter() - self._round_started) * epochs / (epoch + 1)
+        left = seconds_per_round * (rounds - number - (epoch + 1) / epochs)
+        self.log_info(
+            fl_ctx,
+            f"{self._site} | round {number}/{rounds - 1} | epoch {epoch + 1}/{epochs} | loss {progress.loss:.5f} | "
+            f"PSNR received {self._received_psnr:.2f} dB | {1000 * progress.seconds / max(progress.steps, 1):.0f} "
+            f"ms/step | {left / 60:.1f} min left",
+        )
 
     def _fail(self, fl_ctx: FLContext, reason: str) -> Shareable:
         """Say why in one line of the site's log; the reply makes the server end the job as failed.
@@ -153,10 +154,9 @@ class SuperResolutionLearner(Learner):
     def _prepare(self, data: Shareable, rounds: int) -> Trainer:
         """The site's trainer, restored if the process is new, holding the received weights."""
         if self._trainer is None:
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-            self._trainer = Trainer(self._task, self._volumes["train"], rounds=rounds, device=device)
+            self._trainer = Trainer(self._task, self._sampler, rounds=rounds)
             if self._state_file.is_file():
-                self._trainer.load_state_dict(torch.load(self._state_file, weights_only=True))
+                self._trainer.load_state_dict(torch.load(self._state_file, map_location="cpu", weights_only=True))
         own = self._trainer.net.state_dict()
         received = from_shareable(data).data
         missing = sorted(set(own) - set(received))
