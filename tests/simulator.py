@@ -22,16 +22,15 @@ num_rounds = %d
 """
 
 
-def simulate(job: Path, workspace: Path, data: Path, *, sites: int, threads: int) -> subprocess.CompletedProcess[str]:
-    """Run `nvflare simulator` as a user types it, in a process of its own."""
-    command = [Path(sys.executable).parent / "nvflare", "simulator", job, "-w", workspace, "-n", sites, "-t", threads]
-    environment = {
-        DATA_ROOT_VARIABLE: str(data),
-        "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
-        "HOME": "/tmp",
-    }
+def simulate(
+    job: Path, workspace: Path, data: Path | None, *, sites: int, threads: int, folder: Path = ROOT
+) -> subprocess.CompletedProcess[str]:
+    """Run `nvflare simulator` as a user types it in `folder`; without `data` the sites look for it themselves."""
+    tools = Path(sys.executable).parent
+    command = [tools / "nvflare", "simulator", job, "-w", workspace, "-n", sites, "-t", threads]
+    environment = {"PATH": f"{tools}:/usr/bin:/bin", "HOME": "/tmp"} | ({DATA_ROOT_VARIABLE: str(data)} if data else {})
     return subprocess.run(
-        [str(c) for c in command], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+        list(map(str, command)), env=environment, cwd=folder, capture_output=True, text=True, timeout=300, check=False
     )
 
 

@@ -144,9 +144,11 @@ def test_fewer_threads_than_sites_end_in_the_same_weights(federation, tiny_job, 
 
 
 def test_one_site_with_all_data_equals_training_without_flare(tiny_job, hospitals, tmp_path):
-    data = tmp_path / "data" / "site-1"
+    """The site finds data/ in the folder in which the command was typed, far from the workspace."""
+    data = tmp_path / "typed" / "here" / "data" / "site-1"
     shutil.copytree(hospitals / "site-4", data)
-    assert simulate(tiny_job, tmp_path / "w", data.parent, sites=1, threads=1).returncode == 0
+    folder = data.parent.parent
+    assert simulate(tiny_job, tmp_path / "w", None, sites=1, threads=1, folder=folder).returncode == 0
     model = train_pooled(data, tmp_path / "out", job=tiny_job, say=lambda _: None)
     assert largest_difference(global_model(tmp_path / "w"), weights(model)) < 1e-5
 

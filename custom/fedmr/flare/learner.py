@@ -185,10 +185,16 @@ class SuperResolutionLearner(Learner):
 
 
 def _typed_in() -> list[Path]:
-    """Working directories of the parent processes, nearest first: FLARE's own change theirs to the workspace."""
+    """Working directories of FLARE's processes above this one, nearest first.
+
+    FLARE changes the working directory to its workspace; only the first process, the command itself, stays where it
+    was typed. Processes above that, such as the shell's, are none of ours.
+    """
     folders = []
-    for process in psutil.Process().parents():
-        with contextlib.suppress(psutil.Error):
+    with contextlib.suppress(psutil.Error):
+        for process in psutil.Process().parents():
+            if not any("nvflare" in word for word in process.cmdline()):
+                break
             folders.append(Path(process.cwd()))
     return folders
 
