@@ -45,7 +45,9 @@ jobs: setup  ## render jobs/ from app_configs/ and check them
 	$(BIN)/fedmr jobs render
 	$(BIN)/fedmr jobs check
 
-bench: bench-real  ## all benchmarks
+bench: setup  ## all benchmarks
+	$(MAKE) --no-print-directory bench-real JOB=mscan_fedavg
+	$(MAKE) --no-print-directory bench-real JOB=mscan_fedavg_x4
 
 bench-real: setup  ## train JOB on the real scans in REAL_DATA, tables into benchmarks/results
 	$(BIN)/python benchmarks/real_scans.py $(REAL_DATA) --job $(JOB)
