@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 
 from fedmr.data import DATA_ROOT_VARIABLE
-from fedmr.jobs import read_rounds, read_task
+from fedmr.jobs import read_num_rounds, read_task
 from fedmr.local import comparison_images
 from fedmr.prepare import prepare
-from fedmr.report import METHODS, Figures, draw, read_figures
+from fedmr.report import METHODS, Figures, draw, read_figures, table_rows
 
 ROOT = Path(__file__).parents[1]
 SITES = ("site-1", "site-2", "site-3", "site-4")
@@ -51,7 +51,7 @@ def circumstances(job: str) -> dict[str, str]:
     return {
         "job": job,
         "network": json.dumps(task["network"]),
-        "rounds": str(read_rounds(ROOT / "jobs" / job)),
+        "rounds": str(read_num_rounds(ROOT / "jobs" / job)),
         "seed": str(task["seed"]),
         "commit": commit.strip() + (" with local changes" if changed else ""),
         "hardware": f"{os.cpu_count()} cores ({model[0].strip() if model else platform.machine()}), {gpu}",
@@ -64,10 +64,7 @@ def write(figures: Figures, facts: dict[str, str], target: Path) -> None:
     target.with_suffix(".json").write_text(json.dumps({"run": facts, **figures}, indent=1) + "\n")
     lines = [f"# {target.name}", "", *(f"- {name}: {value}" for name, value in facts.items()), ""]
     lines += [f"| site | volumes | {' | '.join(METHODS.values())} | gain (dB) |", "|---|---|" + "---|" * 4]
-    for site, row in [*figures["sites"].items(), ("mean", figures["mean"])]:
-        cells = [f"{row[m]['psnr']:.2f} / {row[m]['ssim']:.4f}" for m in METHODS]
-        gain = row["model"]["psnr"] - row["zero_filled"]["psnr"]
-        lines.append(f"| {site} | {row.get('n_volumes', '')} | {' | '.join(cells)} | {gain:+.2f} |")
+    lines += [f"| {' | '.join(row)} |" for row in table_rows(figures)]
     lines += [
         "",
         "PSNR (dB) / SSIM per volume, range = volume maximum, mean over test volumes; gain over zero-filled.",

@@ -25,6 +25,7 @@ def test_help_lists_every_command():
     [
         (("evaluate", "missing.pt", "nowhere"), "missing.pt does not exist"),
         (("report", "nowhere"), "nowhere is no run"),
+        (("report", "run [old] 1"), "run [old] 1 is no run"),
         (("demo-data", "/dev/null"), "is a file"),
         (("demo-data", "/tmp/none", "--patients", 2), "patients=2"),
         (("train", "nowhere", "--out", "/tmp/none", "--job", "nowhere"), "config_fed_client.conf"),

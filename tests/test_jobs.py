@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from fedmr.config import Task
-from fedmr.jobs import check, job_names, read_rounds, read_task, render, rendered
+from fedmr.jobs import check, job_names, read_num_rounds, read_task, render, rendered
 
 ROOT = Path(__file__).parents[1]
 CONFIGS, JOBS = ROOT / "app_configs", ROOT / "jobs"
@@ -28,7 +28,7 @@ def test_every_job_holds_a_valid_task_and_the_same_network_on_server_and_client(
     server = rendered(CONFIGS, name)[Path("app/config/config_fed_server.conf")]
     for key, value in task.network.items():
         assert f"{key} = {value}" in server.replace('"', "")
-    assert read_rounds(JOBS / name) > 0
+    assert read_num_rounds(JOBS / name) > 0
 
 
 def test_a_job_can_be_read_from_its_folder_its_app_or_the_file():

@@ -3,10 +3,11 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 jobs_app = typer.Typer(no_args_is_help=True, help="Render and check the FLARE job folders.")
@@ -24,7 +25,8 @@ def main() -> None:
     try:
         app()
     except (ValueError, OSError, RuntimeError) as error:
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {error}", highlight=False)
+        # escaped: a path or a shape in brackets is no markup
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         sys.exit(1)
 
 
@@ -81,12 +83,10 @@ def evaluate(
 ) -> None:
     """Compare a model with zero-filled and bicubic interpolation on every site's volumes."""
     from fedmr.local import comparison_images, evaluate_sites
-    from fedmr.report import draw, table
+    from fedmr.report import draw
 
     figures = evaluate_sites(model, data, split=split, job=job)
-    console.print(table(figures, f"{model.name} on {split} volumes"))
-    if json_file:
-        json_file.write_text(json.dumps(figures, indent=1) + "\n")
+    _show(figures, f"{model.name} on {split} volumes", json_file)
     if picture:
         draw(comparison_images(model, data, split=split, job=job), figures, picture)
         console.print(f"wrote {picture}")
@@ -99,16 +99,14 @@ def report(
     picture: _Picture = None,
 ) -> None:
     """Table and picture of a federated run, from what the sites reported; fails if a site or a model is missing."""
-    from fedmr.report import best_round, draw, read_figures, read_images, read_rounds, table
+    from fedmr.report import best_round, draw, read_figures, read_images, read_rounds
 
     figures = read_figures(run)
-    console.print(table(figures, f"final global model of {run}"))
+    _show(figures, f"final global model of {run}", json_file)
     best = best_round(read_rounds(run))
     console.print(
         f"best_FL_global_model.pt: as received in round {best['round']}, validation PSNR {best['psnr']:.2f} dB"
     )
-    if json_file:
-        json_file.write_text(json.dumps(figures, indent=1) + "\n")
     if picture:
         images = read_images(run)
         if not images:
@@ -118,6 +116,15 @@ def report(
             )
         draw(images, figures, picture)
         console.print(f"wrote {picture}")
+
+
+def _show(figures: dict[str, Any], title: str, json_file: Path | None) -> None:
+    """Print the table and write the same figures to a file, if one is named."""
+    from fedmr.report import table
+
+    console.print(table(figures, title))
+    if json_file:
+        json_file.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 @jobs_app.command()

@@ -85,10 +85,14 @@ def read_task(job: Path) -> dict[str, Any]:
         FileNotFoundError: no client config there.
         ValueError: the config has no learner with a task.
     """
-    return _learner(job)["task"]
+    config = _find(job, CLIENT_CONFIG)
+    for node in _components(ConfigFactory.parse_file(config)):
+        if "task" in node.get("args", {}):
+            return node["args"]["task"].as_plain_ordered_dict()
+    raise ValueError(f"{config}: no component has a task")
 
 
-def read_rounds(job: Path) -> int:
+def read_num_rounds(job: Path) -> int:
     """Number of federated rounds of a rendered job.
 
     Raises:
@@ -100,15 +104,6 @@ def read_rounds(job: Path) -> int:
         if "num_rounds" in node.get("args", {}):
             return int(node["args"]["num_rounds"])
     raise ValueError(f"{job}: no workflow has num_rounds")
-
-
-def _learner(job: Path) -> dict[str, Any]:
-    config = _find(job, CLIENT_CONFIG)
-    for node in _components(ConfigFactory.parse_file(config)):
-        if "task" in node.get("args", {}):
-            arguments: dict[str, Any] = node["args"].as_plain_ordered_dict()
-            return arguments
-    raise ValueError(f"{config}: no component has a task")
 
 
 def _find(job: Path, relative: Path) -> Path:

@@ -12,7 +12,7 @@ from torch import nn
 
 from fedmr.config import Task
 from fedmr.data import SPLITS, DataError, PatchSampler, Volume, load_volumes, site_folders
-from fedmr.jobs import read_rounds, read_task
+from fedmr.jobs import read_num_rounds, read_task
 from fedmr.models import load_model, save_model
 from fedmr.report import Figures, comparison_image, summarise
 from fedmr.training import Trainer, evaluate
@@ -44,7 +44,7 @@ def train_pooled(
         DataError: a volume cannot be used, or a named site is not there.
     """
     task = Task.from_dict(read_task(job))
-    rounds = rounds or read_rounds(job)
+    rounds = rounds or read_num_rounds(job)
     folders = [f for f in site_folders(data) if not sites or f.name in sites]
     absent = sorted(set(sites) - {f.name for f in folders})
     if absent:

@@ -1,6 +1,7 @@
 """Figures, table and picture of a run. Reads what the server received; needs no site's data."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,13 @@ from fedmr.data import Volume
 from fedmr.training import baselines, super_resolve
 
 METHODS = {"zero_filled": "zero-filled", "interpolated": "bicubic", "model": "MSCAN"}
-TILES = ("low resolution", "zero-filled", "MSCAN", "reference")
+# tiles of a comparison image, and the method whose figures belong to each
+TILES = {
+    "low resolution": None,
+    METHODS["zero_filled"]: "zero_filled",
+    METHODS["model"]: "model",
+    "reference": None,
+}
 FINAL_MODEL = "SRV_FL_global_model.pt"
 
 Figures = dict[str, Any]
@@ -113,18 +120,26 @@ def best_round(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     return max(rounds[1:] or rounds, key=lambda record: record["psnr"])
 
 
+def table_rows(figures: Figures) -> list[list[str]]:
+    """Cells of a row per site and of the mean: site, number of volumes, PSNR / SSIM per method, gain in dB."""
+    total = sum(site["n_volumes"] for site in figures["sites"].values())
+    rows = []
+    for site, row in [*figures["sites"].items(), ("mean", {"n_volumes": total, **figures["mean"]})]:
+        cells = [f"{row[m]['psnr']:.2f} / {row[m]['ssim']:.4f}" for m in METHODS]
+        rows.append([site, str(row["n_volumes"]), *cells, f"{row['model']['psnr'] - row['zero_filled']['psnr']:+.2f}"])
+    return rows
+
+
 def table(figures: Figures, title: str) -> Table:
     """Sites by methods, PSNR in dB and SSIM, with the gain over zero-filled."""
     view = Table(title=title, caption="PSNR (dB) / SSIM per volume, range = volume maximum, mean over volumes")
     view.add_column("site", no_wrap=True)
     for label in ("n", *METHODS.values(), "gain"):
         view.add_column(label, justify="right", no_wrap=True)
-    rows = [*figures["sites"].items(), ("mean", figures["mean"])]
-    for number, (site, row) in enumerate(rows):
-        cells = [f"{row[m]['psnr']:.2f} / {row[m]['ssim']:.4f}" for m in METHODS]
-        gain = f"{row['model']['psnr'] - row['zero_filled']['psnr']:+.2f}"
-        count = str(row.get("n_volumes", sum(s["n_volumes"] for s in figures["sites"].values())))
-        view.add_row(site, count, *cells, gain, end_section=number == len(rows) - 2)
+    *sites, mean = table_rows(figures)
+    for row in sites:
+        view.add_row(*row, end_section=row is sites[-1])
+    view.add_row(*mean)
     return view
 
 
@@ -135,7 +150,7 @@ def comparison_image(net: nn.Module, volume: Volume, task: Task) -> np.ndarray[A
         (1, H, 4*W) uint8, one window for all tiles: 0 to the reference slice's 99.9th percentile.
     """
     middle = volume.hr.shape[0] // 2
-    one = Volume(**{**volume.__dict__, "hr": volume.hr[middle : middle + 1], "lr": volume.lr[middle : middle + 1]})
+    one = replace(volume, hr=volume.hr[middle : middle + 1], lr=volume.lr[middle : middle + 1])
     height, width = one.hr.shape[1:]
     nearest = one.lr.repeat_interleave(task.scale, 1).repeat_interleave(task.scale, 2)[:, :height, :width]
     tiles = [nearest, baselines(one, task)["zero_filled"], super_resolve(net, one.lr, (height, width)), one.hr]
@@ -183,10 +198,9 @@ def draw(images: dict[str, np.ndarray[Any, Any]], figures: Figures, path: Path) 
         row[0].imshow(tiles[3], cmap="gray", vmin=0, vmax=255)
         row[0].add_patch(Rectangle((left, top), side, side, fill=False, edgecolor="gold"))
         row[0].set_title(site, fontsize=9)
-        for axis, tile, label in zip(row[1:], tiles, TILES, strict=True):
+        for axis, tile, (label, method) in zip(row[1:], tiles, TILES.items(), strict=True):
             axis.imshow(tile[top : top + side, left : left + side], cmap="gray", vmin=0, vmax=255)
-            key = {v: k for k, v in METHODS.items()}.get(label)
-            value = f", {figures['sites'][site][key]['psnr']:.2f} dB" if key else ""
+            value = f", {figures['sites'][site][method]['psnr']:.2f} dB" if method else ""
             axis.set_title(label + value, fontsize=9)
     for axis in axes.flat:
         axis.set_axis_off()
