@@ -9,21 +9,19 @@ Volumes are degraded once and kept as flat arrays; a batch is one gather.
 import json
 import os
 import re
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import torch
 import torch.nn.functional as F
-from nibabel.filebasedimages import ImageFileError
-from nibabel.orientations import OrientationError
 from torch import Tensor
 
 from fedmr.config import Task
+from fedmr.images import DataError as DataError
+from fedmr.images import check, read_nifti, slices
 from fedmr.metrics import FOREGROUND
 from fedmr.physics import degrade, low_size
 
@@ -31,11 +29,6 @@ SPLITS = ("train", "val", "test")
 DATA_ROOT_VARIABLE = "FEDMR_DATA_ROOT"
 DATA_ROOT_FILE = "fedmr_data_root.txt"
 MIN_FOREGROUND = 0.25  # share of a patch that must be foreground
-_MIN_SIDE = 16
-
-
-class DataError(ValueError):
-    """A site's data cannot be used; the message names the file and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -125,23 +118,7 @@ def read_datalist(folder: Path) -> dict[str, Any]:
     return datalist
 
 
-def _read_image(path: Path) -> tuple[np.ndarray[Any, Any], tuple[float, ...], list[int]]:
-    """Voxels (X, Y, Z) float32 turned to right-anterior-superior, their size in mm, and the shape in the file."""
-    if not path.is_file():
-        raise DataError(f"{path} does not exist; the datalist names it. Prepare the site's data again")
-    try:
-        stored = nib.load(path)
-        image = nib.as_closest_canonical(stored)
-        voxels = np.asarray(image.dataobj, dtype=np.float32)
-        spacing = tuple(float(z) for z in image.header.get_zooms()[:3])
-    except (OSError, EOFError, ValueError, TypeError, zlib.error, ImageFileError, OrientationError) as error:
-        raise DataError(f"{path} cannot be read ({error}); it is truncated or no NIfTI file. Copy it again") from None
-    if voxels.ndim == 4 and voxels.shape[3] == 1:
-        voxels = voxels[..., 0]
-    return voxels, spacing, list(stored.shape)
-
-
-def read_volume(path: Path, shape: list[int] | None = None) -> Tensor:
+def read_volume(path: Path, shape: Sequence[int] | None = None) -> Tensor:
     """Read a NIfTI volume as slices of its acquisition plane.
 
     The volume is turned to the nearest right-anterior-superior orientation. The slice axis is the one with the
@@ -156,26 +133,15 @@ def read_volume(path: Path, shape: list[int] | None = None) -> Tensor:
         (S, H, W) float32, values >= 0, in the file's units.
 
     Raises:
-        DataError: missing, truncated, not 3-D, wrong shape, non-finite, constant or too small.
+        DataError: missing, unreadable, of another shape, or refused by `images.check`.
     """
-    voxels, spacing, stored = _read_image(path)
-    if shape is not None and stored != list(shape):
-        raise DataError(f"{path} has shape {stored}, the datalist says {list(shape)}. Prepare it again")
-    if voxels.ndim != 3:
-        raise DataError(f"{path} has shape {voxels.shape}; a 3-D volume is needed. Split it into 3-D files")
-    if not np.isfinite(voxels).all():
-        bad = int((~np.isfinite(voxels)).sum())
-        raise DataError(f"{path} holds {bad} voxels that are NaN or infinite; repair or leave out this volume")
-    if voxels.max() <= max(float(voxels.min()), 0.0):
-        raise DataError(f"{path} is constant or has no positive voxel; leave out this volume")
-    axis = max(range(3), key=lambda i: (round(spacing[i], 3), i))
-    slices = torch.from_numpy(np.ascontiguousarray(np.moveaxis(voxels, axis, 0))).clamp_min(0)
-    if min(slices.shape[1:]) < _MIN_SIDE:
+    image = read_nifti(path)
+    if shape is not None and list(image.voxels.shape) != list(shape):
         raise DataError(
-            f"{path} has slices of {tuple(slices.shape[1:])} voxels; at least {_MIN_SIDE} x {_MIN_SIDE} are needed. "
-            "Leave out this volume"
+            f"{path} has shape {list(image.voxels.shape)}, the datalist says {list(shape)}. Prepare it again"
         )
-    return slices
+    check(image, path)
+    return torch.from_numpy(slices(image))
 
 
 def normalisation(lr: Tensor) -> float:

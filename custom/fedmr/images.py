@@ -1,0 +1,220 @@
+"""One scan as voxels with a geometry: read from NIfTI, checked, turned, written. Needs neither torch nor FLARE."""
+
+import os
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+import nibabel as nib
+import numpy as np
+import psutil
+from nibabel.filebasedimages import ImageFileError
+from nibabel.openers import ImageOpener
+from nibabel.orientations import OrientationError, inv_ornt_aff
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
+from numpy.typing import NDArray
+
+MIN_SIDE = 16
+_SHEAR = 1e-3  # largest cosine between two voxel axes that is still rounding
+_NEGATIVE = 0.01  # share of the signal that may be negative: resampling makes a little
+_HALF_INT16 = 2**14
+
+
+class DataError(ValueError):
+    """A site's data cannot be used; the message names the file and the remedy."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """One scan.
+
+    Attributes:
+        voxels: (X, Y, Z) in the file's units and, where it has no scaling, the file's type.
+        affine: (4, 4) float64, from voxel indices to right-anterior-superior millimetres.
+        kspace: raw measurement (S, C, ky, kx) complex64, centred, where there is one.
+        notes: what a reader found remarkable but usable, for people.
+    """
+
+    voxels: NDArray[Any]
+    affine: NDArray[np.float64]
+    kspace: NDArray[np.complex64] | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel size in mm."""
+        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(x), float(y), float(z)
+
+    @property
+    def slice_axis(self) -> int:
+        """Axis across the acquisition plane: the one with the largest voxel size, the last of equals."""
+        return max(range(3), key=lambda axis: (round(self.spacing[axis], 3), axis))
+
+
+def read_nifti(path: Path) -> Image:
+    """Read a NIfTI file as it is stored.
+
+    Args:
+        path: .nii or .nii.gz.
+
+    Raises:
+        DataError: missing, truncated, no NIfTI, larger than memory, 2-D, a series, or with impossible voxel sizes.
+    """
+    if not path.is_file():
+        raise DataError(f"{path} does not exist")
+    try:
+        stored = nib.load(path)
+        _check_header(path, stored)
+        voxels = np.asanyarray(stored.dataobj)
+    except DataError:
+        raise
+    except (
+        *(OSError, EOFError, ValueError, TypeError, zlib.error),
+        *(ImageFileError, OrientationError, WrapStructError, HeaderDataError),
+    ) as error:
+        raise DataError(
+            f"{path} cannot be read ({error or type(error).__name__}); it is truncated or no NIfTI file. Copy it again"
+        ) from None
+    while voxels.ndim > 3 and voxels.shape[-1] == 1:
+        voxels = voxels[..., 0]
+    code = int(stored.header.get("sform_code", 1)) or int(stored.header.get("qform_code", 1))
+    notes = () if code else (f"{path.name} states no orientation; its axes are taken as left-anterior-superior",)
+    return Image(voxels, np.asarray(stored.affine, dtype=np.float64), notes=notes)
+
+
+def _check_header(path: Path, stored: Any) -> None:
+    """What must hold before voxels are touched: a header may claim more than the machine has."""
+    shape, dtype = stored.shape, stored.get_data_dtype()
+    size = int(np.prod(shape, dtype=np.float64)) * dtype.itemsize
+    if path.suffix != ".gz" and size > path.stat().st_size:
+        raise DataError(f"{path} is truncated: its header says {size} bytes, the file is smaller. Copy it again")
+    if size > psutil.virtual_memory().available // 2:
+        raise DataError(f"{path} says it has {shape} voxels, too many for the memory here. Split it, or repair it")
+    if dtype.fields:
+        raise DataError(f"{path} is a colour image (RGB); give the grey-value original")
+    with ImageOpener(path) as handle:
+        # nibabel mends impossible voxel sizes while loading; what the file says must be seen
+        sizes = type(stored.header).from_fileobj(handle, check=False)["pixdim"][1:4]
+    if not (np.isfinite(sizes).all() and (sizes[: min(len(shape), 3)] > 0).all()):
+        raise DataError(
+            f"{path} states voxel sizes of {', '.join(f'{s:g}' for s in sizes)} mm; all must be above 0. "
+            "Convert it again from the original"
+        )
+
+
+def check(image: Image, name: object) -> list[str]:
+    """Decide whether a scan can be used.
+
+    Args:
+        image: the scan.
+        name: what messages call it, a path as a rule.
+
+    Returns:
+        what is remarkable but usable, for people.
+
+    Raises:
+        DataError: what is wrong with it and what to do.
+    """
+    voxels = image.voxels
+    _check_shape(voxels, name)
+    if np.iscomplexobj(voxels):
+        raise DataError(f"{name} is complex; give its magnitude")
+    if not np.isfinite(voxels).all():
+        bad = int((~np.isfinite(voxels)).sum())
+        raise DataError(f"{name} holds {bad} voxels that are NaN or infinite; repair or leave out this volume")
+    low, high = float(voxels.min()), float(voxels.max())
+    if max(high, -low) > np.finfo(np.float32).max:
+        raise DataError(f"{name} holds values up to {max(high, -low):g}, more than 32-bit numbers hold; repair it")
+    if high <= max(low, 0.0):
+        raise DataError(f"{name} is constant or has no positive voxel; leave out this volume")
+    _check_geometry(image, name)
+    return [*image.notes, *_check_values(voxels, low, high, name)]
+
+
+def _check_shape(voxels: NDArray[Any], name: object) -> None:
+    shape = voxels.shape
+    if voxels.ndim < 3:
+        raise DataError(f"{name} has shape {shape}: a 2-D image. A 3-D volume is needed")
+    if voxels.ndim > 3:
+        raise DataError(f"{name} has shape {shape}; a 3-D volume is needed. Split it into 3-D files")
+
+
+def _check_geometry(image: Image, name: object) -> None:
+    axes, sizes = image.affine[:3, :3], np.array(image.spacing)
+    if not np.isfinite(image.affine).all() or (sizes <= 0).any():
+        raise DataError(f"{name} has an affine that maps its axes to nothing; convert it again from the original")
+    cosines = np.abs((axes / sizes).T @ (axes / sizes) - np.eye(3))
+    if cosines.max() > _SHEAR:
+        raise DataError(
+            f"{name} has a sheared affine: its axes are not at right angles (cosine {cosines.max():.3f}). "
+            "Resample it to a rectangular grid"
+        )
+    plane = tuple(side for axis, side in enumerate(image.voxels.shape) if axis != image.slice_axis)
+    if min(plane) < MIN_SIDE:
+        raise DataError(
+            f"{name} has slices of {plane} voxels; at least {MIN_SIDE} x {MIN_SIDE} are needed. Leave out this volume"
+        )
+
+
+def _check_values(voxels: NDArray[Any], low: float, high: float, name: object) -> list[str]:
+    notes = []
+    if low < 0:
+        if voxels.dtype == np.int16 and low < -_HALF_INT16 and high > _HALF_INT16:
+            raise DataError(
+                f"{name} runs from {low:g} to {high:g} in 16 bits: bright voxels have wrapped round to negative ones. "
+                "Convert it again from the original with an unsigned or a wider type"
+            )
+        magnitude = np.abs(voxels, dtype=np.float64)
+        share = float(magnitude[voxels < 0].sum() / magnitude.sum())
+        if share > _NEGATIVE:
+            raise DataError(
+                f"{name} is no magnitude image: {share:.0%} of its signal is negative (lowest {low:g}). "
+                "Give the original, not a normalised, phase or CT image"
+            )
+        notes.append(f"{int((voxels < 0).sum())} voxels below 0 (lowest {low:g}), as resampling makes, are read as 0")
+    full = np.iinfo(voxels.dtype).max if voxels.dtype.kind in "iu" else None
+    if full is not None and high == full and (voxels == full).mean() > 1e-4:
+        notes.append(f"{(voxels == full).mean():.2%} of its voxels are at {full}, the most the type holds: saturated")
+    return notes
+
+
+def canonical(image: Image) -> Image:
+    """The same scan with axes turned and flipped to the nearest right-anterior-superior order; nothing is resampled."""
+    turn = nib.io_orientation(image.affine)
+    voxels = nib.apply_orientation(image.voxels, turn)
+    return replace(image, voxels=voxels, affine=image.affine @ inv_ornt_aff(turn, image.voxels.shape))
+
+
+def slices(image: Image) -> NDArray[np.float32]:
+    """(S, H, W) float32 in the acquisition plane of the canonical orientation, values >= 0, C-contiguous."""
+    turned = canonical(image)
+    moved = np.moveaxis(turned.voxels, turned.slice_axis, 0)
+    return np.maximum(np.ascontiguousarray(moved, dtype=np.float32), 0)
+
+
+def save_nifti(image: Image, path: Path) -> None:
+    """Write voxels and geometry, and nothing else, to an uncompressed NIfTI file, which loads without unpacking.
+
+    Whole numbers that fit into 16 bits are kept as such, all others become float32. Negative values become 0.
+    """
+    voxels = np.maximum(image.voxels, 0)
+    fits = voxels.dtype.kind in "iu" and voxels.max() <= np.iinfo(np.int16).max
+    clean = nib.Nifti1Image(voxels.astype(np.int16 if fits else np.float32, copy=False), image.affine)
+    clean.header.set_xyzt_units("mm")
+    write_atomically(path, clean.to_stream)
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+    """Write a file under a passing name and rename it, so that its name never stands for half a file."""
+    passing = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with passing.open("wb") as handle:
+            write(handle)
+        passing.replace(path)
+    except BaseException:
+        passing.unlink(missing_ok=True)
+        raise
