@@ -19,7 +19,7 @@ import torch
 from fedmr.data import DATA_ROOT_VARIABLE
 from fedmr.jobs import read_num_rounds, read_task
 from fedmr.local import comparison_images
-from fedmr.prepare import prepare
+from fedmr.prepare import Options, prepare
 from fedmr.report import METHODS, Figures, draw, read_figures, table_rows
 
 ROOT = Path(__file__).parents[1]
@@ -29,7 +29,7 @@ SITES = ("site-1", "site-2", "site-3", "site-4")
 def federate(job: str, source: Path, work: Path) -> tuple[Figures, float]:
     """Prepare the sites, run the job in the simulator, and return test figures and seconds."""
     for site in SITES:
-        prepare(source, site=site, out=work / "data", split_file=source / "split.csv")
+        prepare(source / site, site=site, out=work / "data", options=Options(split_file=source / "split.csv"))
     started = time.perf_counter()
     command = ["simulator", ROOT / "jobs" / job, "-w", work / job, "-n", len(SITES), "-t", len(SITES)]
     log = ["-l", ROOT / "app_configs" / "log_config.json"]

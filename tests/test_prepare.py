@@ -1,46 +1,441 @@
-import pytest
+import gzip
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
-from fedmr.data import DataError, load_volumes, read_datalist
-from fedmr.prepare import prepare
-from phantoms import write_site
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from fedmr.data import load_volumes, read_datalist, read_volume
+from fedmr.images import DataError
+from fedmr.prepare import Options, hospitals, prepare
+from phantoms import phantom
+
+AFFINE = np.diag([1.0, 1.0, 5.0, 1.0])
+ONE = Options(workers=1)
+
+
+def write(path: Path, voxels=None, affine=AFFINE, **header) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = nib.Nifti1Image(phantom(len(str(path)) + sum(map(ord, path.name))) if voxels is None else voxels, affine)
+    for field, value in header.items():
+        image.header[field] = value
+    nib.save(image, path)
+    return path
+
+
+def write_patients(source: Path, number: int) -> Path:
+    for n in range(number):
+        for contrast in ("T1w", "FLAIR"):
+            name = f"sub-{n:02}/anat/sub-{n:02}_{contrast}.nii.gz"
+            write(source / name, phantom(10 * n + len(contrast)))
+    return source
 
 
 @pytest.fixture
-def source(tmp_path):
-    folder = write_site(tmp_path / "hospital", "raw", seed=4, patients=4)
-    rows = [f"a,{v['patient']},{v['split']},raw/{v['image']}" for v in read_datalist(folder)["volumes"]]
-    (tmp_path / "split.csv").write_text("site,patient,split,path\n" + "\n".join(rows) + "\nb,x,train,none.nii\n")
-    return tmp_path
+def source(tmp_path) -> Path:
+    return write_patients(tmp_path / "hospital", 4)
 
 
-def run(root, site="a"):
-    return prepare(root / "hospital", site=site, out=root / "data", split_file=root / "split.csv")
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file that a site's training reads, by its name."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and "private" not in path.parts
+    }
 
 
-def test_the_datalist_holds_what_training_needs_with_relative_paths(source, task):
-    datalist = read_datalist(run(source).parent)
+def test_training_gets_what_it_needs_and_nothing_of_the_hospitals_naming(source, tmp_path, task):
+    outcome = prepare(source, site="a", out=tmp_path / "data", options=ONE)
+    folder = outcome.datalist.parent
+    datalist = read_datalist(folder)
+    assert (outcome.problems, outcome.notes, len(outcome.volumes)) == ([], [], 8)
     assert datalist["share_images"] is False
-    assert [v["split"] for v in datalist["volumes"]] == ["train", "train", "val", "test"]
-    assert {v["contrast"] for v in datalist["volumes"]} == {"T1w"}
-    assert all(v["image"].startswith("../") for v in datalist["volumes"])
-    assert len(load_volumes(source / "data" / "a", task)) == 4
+    assert {v["contrast"] for v in datalist["volumes"]} == {"T1w", "FLAIR"}
+    assert all(v["shape"] == [48, 45, 5] and v["spacing"] == [1, 1, 5] for v in datalist["volumes"])
+    assert b"sub-" not in b"".join([*tree(folder).values(), *map(str.encode, tree(folder))])
+    assert len(load_volumes(folder, task)) == 8
 
 
-def edit(source, old, new):
-    (source / "split.csv").write_text((source / "split.csv").read_text().replace(old, new))
+def test_the_cache_holds_the_slices_of_the_files(source, tmp_path):
+    folder = prepare(source, site="a", out=tmp_path / "data", options=ONE).datalist.parent
+    entries = read_datalist(folder)["volumes"]
+    for path, entry in zip(sorted(source.rglob("*.nii.gz")), entries, strict=True):
+        assert torch.equal(read_volume(folder / entry["image"]), read_volume(path))
+
+
+def test_no_patient_is_in_two_splits_and_splits_stay_when_patients_are_added(source, tmp_path):
+    def run():
+        volumes = prepare(source, site="a", out=tmp_path / "data", options=ONE).volumes
+        splits = {v["patient"]: v["split"] for v in volumes}
+        assert all(splits[v["patient"]] == v["split"] for v in volumes)
+        return splits
+
+    before = run()
+    assert len(before) == 4
+    assert set(before.values()) == {"train", "val", "test"}
+    write_patients(source, 9)
+    after = run()
+    assert len(after) == 9
+    assert after.items() >= before.items()
+
+
+def test_a_second_run_keeps_what_is_done_and_changes_nothing(source, tmp_path):
+    first = prepare(source, site="a", out=tmp_path / "data", options=ONE)
+    files = tree(tmp_path / "data")
+    second = prepare(source, site="a", out=tmp_path / "data", options=ONE)
+    assert (first.kept, second.kept) == (0, 8)
+    assert tree(tmp_path / "data") == files
+    write(source / "sub-00/anat/sub-00_T1w.nii.gz", phantom(77))
+    third = prepare(source, site="a", out=tmp_path / "data", options=ONE)
+    assert third.kept == 7
+    assert tree(tmp_path / "data") != files
+
+
+def test_processes_and_one_process_give_the_same(source, tmp_path):
+    prepare(source, site="a", out=tmp_path / "one", options=ONE)
+    shutil.copytree(tmp_path / "one" / "a" / "private", tmp_path / "two" / "a" / "private")
+    (tmp_path / "two" / "a" / "private" / "sources.jsonl").unlink()
+    seen = []
+    outcome = prepare(
+        source, site="a", out=tmp_path / "two", options=Options(workers=2), progress=lambda *n: seen.append(n)
+    )
+    assert outcome.kept == 0
+    assert seen == [(n, 8) for n in range(9)]
+    assert tree(tmp_path / "one") == tree(tmp_path / "two")
+
+
+def test_an_interrupted_run_goes_on_and_ends_in_the_same_files(source, tmp_path):
+    program = """
+import os, signal, sys
+from pathlib import Path
+from fedmr.prepare import Options, prepare
+def stop(done, total):
+    if done == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+prepare(Path(sys.argv[1]), site="a", out=Path(sys.argv[2]), options=Options(workers=1), progress=stop)
+"""
+    folder = tmp_path / "data" / "a"
+    result = subprocess.run([sys.executable, "-c", program, source, tmp_path / "data"], check=False, timeout=60)
+    assert result.returncode == -signal.SIGKILL
+    assert not (folder / "datalist.json").exists()
+    (folder / "volumes" / ".half.nii.1").write_bytes(b"half")
+    outcome = prepare(source, site="a", out=tmp_path / "data", options=ONE)
+    assert outcome.kept == 3
+    shutil.copytree(folder / "private", tmp_path / "whole" / "a" / "private")
+    (tmp_path / "whole" / "a" / "private" / "sources.jsonl").unlink()
+    prepare(source, site="a", out=tmp_path / "whole", options=ONE)
+    assert tree(tmp_path / "whole") == tree(tmp_path / "data")
+
+
+def test_contrasts_can_be_chosen(source, tmp_path):
+    outcome = prepare(source, site="a", out=tmp_path / "data", options=Options(contrasts=("FLAIR",), workers=1))
+    assert {v["contrast"] for v in outcome.volumes} == {"FLAIR"}
+    assert outcome.left_out == {"T1w": 4}
+    with pytest.raises(DataError, match="no scan of contrast T2w; it has 4 FLAIR, 4 T1w"):
+        prepare(source, site="b", out=tmp_path / "data", options=Options(contrasts=("T2w", "FLAIR"), workers=1))
+
+
+def test_a_given_split_is_used_by_path_or_by_patient(source, tmp_path):
+    by_path = tmp_path / "path.csv"
+    names = [f"a,X{n},{split},hospital/sub-0{n}" for n, split in enumerate(("train", "val", "test"))]
+    by_path.write_text("\n".join(["site,patient,split,path", *names, "a,X9,test,hospital/sub-99", "b,x,val,y"]))
+    by_patient = tmp_path / "patient.csv"
+    by_patient.write_text("patient,split\nsub-00,train\nsub-01,val\nsub-02,test\n")
+    for number, file in enumerate((by_path, by_patient)):
+        outcome = prepare(source, site="a", out=tmp_path / str(number), options=Options(split_file=file, workers=1))
+        assert [v["split"] for v in outcome.volumes] == ["train"] * 2 + ["val"] * 2 + ["test"] * 2
+        assert outcome.left_out == {"not in the split file": 2}
+        assert len(outcome.problems) == 1 - number, "sub-99 is named and not there"
+
+
+def test_a_collection_of_hospitals_makes_a_site_of_each(tmp_path):
+    for n, hospital in enumerate(["Guys", "HH"] * 3):
+        write(tmp_path / "ixi" / f"IXI{n:03}-{hospital}-0000-T2.nii.gz")
+    assert hospitals(tmp_path / "ixi") == ["Guys", "HH"]
+    for hospital in ("Guys", "HH"):
+        options = Options(hospital=hospital, workers=1)
+        assert len(prepare(tmp_path / "ixi", site=hospital, out=tmp_path / "d", options=options).volumes) == 3
+    write(tmp_path / "plain" / "a.nii")
+    with pytest.raises(DataError, match="names no hospitals; leave out --by-hospital"):
+        hospitals(tmp_path / "plain")
+
+
+def test_the_sites_choice_to_share_pictures_stays(source, tmp_path):
+    path = prepare(source, site="a", out=tmp_path, options=ONE).datalist
+    path.write_text(path.read_text().replace('"share_images": false', '"share_images": true'))
+    prepare(source, site="a", out=tmp_path, options=ONE)
+    assert json.loads(path.read_text())["share_images"] is True
+
+
+def test_a_patient_under_two_names_stays_in_one_split(source, tmp_path):
+    for n in range(6):
+        shutil.copytree(source / "sub-00", source / f"copy {n}" / f"sub-1{n}")
+        for path in (source / f"copy {n}" / f"sub-1{n}" / "anat").iterdir():
+            path.rename(path.with_name(path.name.replace("sub-00", f"sub-1{n}")))
+        write(source / f"copy {n}" / f"sub-1{n}" / "anat" / f"sub-1{n}_T2w.nii", phantom(500 + n))
+    outcome = prepare(source, site="a", out=tmp_path / "data", options=ONE)
+    assert len(outcome.problems) == 12
+    assert all("same voxels" in problem and "under another patient" in problem for problem in outcome.problems)
+    assert len(outcome.volumes) == 14
+    assert len({v["patient"] for v in outcome.volumes}) == 4
+    assert len({v["split"] for v in outcome.volumes if v["contrast"] == "T2w"}) == 1
+
+
+def shear(path):
+    affine = AFFINE.copy()
+    affine[0, 1] = 0.3
+    write(path, affine=affine)
+
+
+def voxel_sizes(*sizes):
+    def spoil(path):
+        write(path)
+        raw = bytearray(gzip.decompress(path.read_bytes()))
+        raw[80:92] = np.array(sizes, "<f4").tobytes()  # pixdim[1:4]
+        path.write_bytes(gzip.compress(bytes(raw)))
+
+    return spoil
+
+
+def with_voxels(change, dtype=np.float32):
+    def spoil(path):
+        voxels = phantom(99).astype(dtype)
+        write(path, change(voxels))
+
+    return spoil
+
+
+def put(value):
+    def change(voxels):
+        voxels[3:6, 3, 2] = value
+        return voxels
+
+    return with_voxels(change)
+
+
+def wrapped(path):
+    voxels = (phantom(99).astype(np.int32) * 40).astype(np.int16)
+    assert voxels.min() < 0
+    write(path, voxels)
+
+
+def huge(path):
+    header = nib.Nifti1Header()
+    header.set_data_dtype(np.float32)
+    header.set_data_shape((30000, 30000, 30000))
+    with gzip.open(path, "wb") as handle:
+        header.write_to(handle)
+
+
+def colour(path):
+    write(path, np.zeros((20, 20, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")]))
+
+
+def outward(path):
+    target = write(path.parents[3] / "elsewhere" / path.name)
+    path.symlink_to(target)
+
+
+def dangling(path):
+    path.symlink_to(path.with_name("gone.nii.gz"))
+
+
+BAD = {
+    "a truncated file": (lambda p: p.write_bytes(write(p).read_bytes()[:3000]), "truncated or no NIfTI"),
+    "a zero-byte file": (lambda p: p.write_bytes(b""), "truncated or no NIfTI"),
+    "text renamed": (lambda p: p.write_text("dear colleague"), "truncated or no NIfTI"),
+    "other content, compressed": (lambda p: p.write_bytes(gzip.compress(b"x" * 999)), "truncated or no NIfTI"),
+    "NaN voxels": (put(np.nan), "3 voxels that are NaN or infinite"),
+    "infinite voxels": (put(np.inf), "3 voxels that are NaN or infinite"),
+    "an all-zero volume": (with_voxels(np.zeros_like), "constant or has no positive voxel"),
+    "a constant volume": (with_voxels(np.ones_like), "constant or has no positive voxel"),
+    "only negative values": (with_voxels(lambda v: -v - 1), "constant or has no positive voxel"),
+    "a 2-D image": (lambda p: write(p, phantom(9)[:, :, 0]), "a 2-D image"),
+    "a single slice": (lambda p: write(p, phantom(9)[:, :, :1]), "a 2-D image"),
+    "a 4-D series": (lambda p: write(p, np.stack([phantom(9)] * 3, -1)), "Split it into 3-D files"),
+    "an RGB image": (colour, "colour image"),
+    "a complex image": (with_voxels(lambda v: v.astype(np.complex64)), "is complex; give its magnitude"),
+    "a sheared affine": (shear, "sheared affine"),
+    "a zero voxel size": (voxel_sizes(1, 0, 5), "voxel sizes of 1, 0, 5 mm"),
+    "a negative voxel size": (voxel_sizes(1, 1, -5), "voxel sizes of 1, 1, -5 mm"),
+    "a voxel size that is no number": (voxel_sizes(1, np.nan, 5), "voxel sizes of 1, nan, 5 mm"),
+    "standardised intensities": (with_voxels(lambda v: v - v.mean()), "no magnitude image"),
+    "Hounsfield units": (with_voxels(lambda v: v - 1024, np.int16), "no magnitude image"),
+    "16-bit overflow": (wrapped, "wrapped round"),
+    "values beyond 32 bits": (with_voxels(lambda v: v * 1e300, np.float64), "more than 32-bit numbers hold"),
+    "slices too small": (lambda p: write(p, phantom(9, (12, 40, 5))), "at least 16 x 16"),
+    "a header of 10^13 voxels": (huge, "too many for the memory here"),
+    "a link out of the folder": (outward, "a symbolic link out of"),
+    "a link to nothing": (dangling, "a symbolic link to nothing"),
+    "a copy under another name": (
+        lambda p: shutil.copy(p.parents[2] / "sub-00/anat/sub-00_T1w.nii.gz", p),
+        "same voxels as .*sub-00_T1w.nii.gz under another patient",
+    ),
+    "a copy turned over": (
+        lambda p: write(
+            p,
+            np.asarray(nib.load(p.parents[2] / "sub-00/anat/sub-00_T1w.nii.gz").dataobj)[::-1],
+            np.diag([-1.0, 1, 5, 1]),
+        ),
+        "same voxels as .*sub-00_T1w.nii.gz",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_one_bad_file_is_named_with_the_reason_and_the_others_are_prepared(case, source, tmp_path):
+    spoil, message = BAD[case]
+    bad = source / "sub-xx" / "anat" / "sub-xx_T1w.nii.gz"
+    bad.parent.mkdir(parents=True)
+    spoil(bad)
+    outcome = prepare(source, site="a", out=tmp_path / "data", options=ONE)
+    assert len(outcome.volumes) == 8
+    assert len(outcome.problems) == 1
+    assert str(bad) in outcome.problems[0]
+    with pytest.raises(AssertionError, match=message):
+        raise AssertionError(outcome.problems[0])
+
+
+GOOD = {
+    "an oblique affine": lambda p: write(
+        p, affine=np.array([[0.96, -0.28, 0, 9], [0.28, 0.96, 0, 9], [0, 0, 5, 9], [0, 0, 0, 1]])
+    ),
+    "another orientation": lambda p: write(
+        p, affine=np.array([[0, 0, 5, 0], [-1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
+    ),
+    "a fourth axis of one": lambda p: write(p, phantom(9)[..., None]),
+    "a few negative voxels": put(-20),
+    "unsigned 16 bits": with_voxels(lambda v: v * 40, np.uint16),
+    "spaces and non-ASCII letters": lambda p: write(p.with_name("sub-xx_run-1 (Kopf, Jürgen) 頭_T1w.nii.gz")),
+    "an upper-case suffix": lambda p: (
+        p.with_name("sub-xx_T1w.nii").write_bytes(gzip.decompress(write(p).read_bytes())) and p.unlink()
+    ),
+}
+
+
+@pytest.mark.parametrize("case", GOOD)
+def test_what_is_unusual_and_sound_is_prepared(case, source, tmp_path):
+    path = source / "sub-xx" / "anat" / "sub-xx_T1w.nii.gz"
+    path.parent.mkdir(parents=True)
+    GOOD[case](path)
+    outcome = prepare(source, site="a", out=tmp_path / "data ü", options=ONE)
+    assert (outcome.problems, len(outcome.volumes)) == ([], 9)
+
+
+def test_mixed_orientations_give_slices_in_one_orientation(source, tmp_path):
+    original = nib.load(source / "sub-00/anat/sub-00_T1w.nii.gz")
+    for n, axes in enumerate(("LPS", "PIR", "SAL")):
+        turn = nib.orientations.ornt_transform(nib.io_orientation(AFFINE), nib.orientations.axcodes2ornt(axes))
+        voxels = np.asarray(original.as_reoriented(turn).dataobj) + np.int16(n + 1)
+        write(source / f"sub-7{n}/anat/sub-7{n}_T1w.nii", voxels, original.as_reoriented(turn).affine)
+    outcome = prepare(source, site="a", out=tmp_path / "data", options=ONE)
+    folder = outcome.datalist.parent
+    assert outcome.problems == []
+    first = read_volume(folder / outcome.volumes[0]["image"]) if outcome.volumes[0]["contrast"] == "T1w" else None
+    first = read_volume(source / "sub-00/anat/sub-00_T1w.nii.gz") if first is None else first
+    for n, entry in enumerate(outcome.volumes[-3:], start=1):
+        assert torch.equal(read_volume(folder / entry["image"]), first + n)
+
+
+def one_patient(source, out):
+    shutil.rmtree(source)
+    write_patients(source, 1)
+
+
+def empty(source, out):
+    shutil.rmtree(source)
+    source.mkdir()
+
+
+def all_bad(source, out):
+    for path in source.rglob("*.nii.gz"):
+        path.write_bytes(b"")
+
+
+def foreign_datalist(source, out):
+    (out / "a").mkdir(parents=True)
+    (out / "a" / "datalist.json").write_text("{}")
+
+
+def another_source(source, out):
+    write_patients(source.with_name("other"), 3)
+    prepare(source.with_name("other"), site="a", out=out, options=ONE)
 
 
 @pytest.mark.parametrize(
-    ("spoil", "site", "message"),
+    ("spoil", "message"),
     [
-        (lambda s: None, "c", "no row of site 'c'"),
-        (lambda s: None, "b", "none.nii does not exist"),
-        (lambda s: edit(s, "val", "valid"), "a", "line 4: split 'valid'"),
-        (lambda s: edit(s, "patient", "subject"), "a", "no column patient"),
-        (lambda s: (s / "split.csv").unlink(), "a", "split.csv does not exist"),
+        (one_patient, "usable scans of 1 patient; train, val and test need one each"),
+        (empty, "holds no scan"),
+        (all_bad, r"(?s)no scan in .* can be used\n.*sub-00_FLAIR.nii.gz cannot be read"),
+        (foreign_datalist, "was not made by `fedmr prepare`"),
+        (another_source, "was prepared from .*other; give another --out or --site"),
+        (lambda source, out: shutil.rmtree(source), "does not exist; give the folder that holds the scans"),
+        (lambda source, out: out.write_text("a file"), "Not a directory"),
     ],
 )
-def test_what_is_wrong_is_named(source, spoil, site, message):
-    spoil(source)
-    with pytest.raises(DataError, match=message):
-        run(source, site)
+def test_where_nothing_can_be_prepared_the_reason_is_given(spoil, message, source, tmp_path):
+    spoil(source, tmp_path / "data")
+    with pytest.raises((DataError, NotADirectoryError), match=message):
+        prepare(source, site="a", out=tmp_path / "data", options=ONE)
+
+
+@pytest.mark.parametrize("site", ["", "..", "a/b", ".hidden"])
+def test_a_site_name_is_one_folder(source, tmp_path, site):
+    with pytest.raises(DataError, match="is no name for a folder"):
+        prepare(source, site=site, out=tmp_path / "data")
+
+
+def test_a_folder_that_cannot_be_written_stops_with_its_name(source):
+    unwritable = Path("/proc/fedmr")  # a file system in which nobody, root included, can make a folder
+    with pytest.raises(OSError, match="/proc/fedmr"):
+        prepare(source, site="a", out=unwritable, options=ONE)
+
+
+def test_a_full_disk_stops_the_run_which_goes_on_when_there_is_room(source, tmp_path):
+    """The kernel refuses to let files grow, as a full disk or an exceeded quota does."""
+    big = write(source / "sub-02/anat/sub-02_T1w.nii.gz", phantom(5, (100, 100, 20)))
+    assert big.stat().st_size > 0
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            prepare(source, site="a", out=tmp_path / "data", options=ONE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    folder = tmp_path / "data" / "a"
+    done = len(list((folder / "volumes").iterdir()))
+    assert 0 < done < 8
+    assert not [p for p in (folder / "volumes").iterdir() if p.name.startswith(".")]
+    assert not (folder / "datalist.json").exists()
+    outcome = prepare(source, site="a", out=tmp_path / "data", options=ONE)
+    assert (outcome.kept, len(outcome.volumes)) == (done, 8)
+
+
+def test_the_command_counts_good_and_bad_and_its_exit_code_tells(source, tmp_path):
+    command = [Path(sys.executable).parent / "fedmr", "prepare", source, "--site", "a", "--out", tmp_path / "data"]
+
+    def run(*more):
+        words = [str(w) for w in (*command, *more)]
+        return subprocess.run(words, capture_output=True, text=True, check=False, env=os.environ | {"COLUMNS": "300"})
+
+    assert run("--workers", 1).returncode == 0
+    (source / "sub-00/anat/sub-00_T2w.nii.gz").write_bytes(b"")
+    result = run()
+    assert result.returncode == 3
+    assert "8 scans prepared (8 of them kept from an earlier run), 1 not usable" in result.stdout
+    assert "not used: " in result.stdout
+    assert "sub-00_T2w.nii.gz cannot be read" in result.stdout
+    result = run("--by-hospital")
+    assert result.returncode == 1
+    assert "either --site NAME, or --by-hospital" in result.stderr

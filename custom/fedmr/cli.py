@@ -2,12 +2,15 @@
 
 import json
 import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import MofNCompleteColumn, Progress, TaskID
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 jobs_app = typer.Typer(no_args_is_help=True, help="Render and check the FLARE job folders.")
@@ -47,15 +50,49 @@ def demo_data(
 
 @app.command()
 def prepare(
-    source: Annotated[Path, typer.Argument(help="Folder that the paths of the split file start from.")],
-    site: Annotated[str, typer.Option(help="Site name, as FLARE knows it.")],
-    out: Annotated[Path, typer.Option(help="Data root to fill.")],
-    split_file: Annotated[Path, typer.Option(help="CSV with the columns site, patient, split, path.")],
+    source: Annotated[Path, typer.Argument(help="The hospital's folder of scans; it is only read.")],
+    out: Annotated[Path, typer.Option(help="Data root to fill; the site's data go to OUT/SITE.")],
+    site: Annotated[str, typer.Option(help="Site name, as FLARE knows it.")] = "",
+    layout: Annotated[str, typer.Option("--format", help="auto, bids, nifti, ixi, brats, fastmri or dicom.")] = "auto",
+    contrast: Annotated[str, typer.Option(help="Contrasts to take, e.g. T1w,FLAIR; all by default.")] = "",
+    split: Annotated[str, typer.Option(help="Shares of the patients for train/val/test.")] = "0.7/0.1/0.2",
+    seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
+    split_file: Annotated[
+        Path | None, typer.Option(help="CSV that gives the split: columns patient, split and, if need be, path, site.")
+    ] = None,
+    by_hospital: Annotated[bool, typer.Option(help="One site per hospital that the file names state (IXI).")] = False,
+    workers: Annotated[int, typer.Option(help="Processes; one per core by default.")] = 0,
 ) -> None:
-    """Check a hospital's NIfTI files and write its datalist; the files stay where they are."""
-    from fedmr.prepare import prepare as prepare_site
+    """Check a hospital's scans and make its site: cached volumes under pseudonyms and a datalist, split by patient.
 
-    console.print(f"wrote {prepare_site(source, site=site, out=out, split_file=split_file)}")
+    Exit code 0: all scans were prepared; 3: some could not be used, each is named with the reason, and the others were
+    prepared; 1: nothing was prepared.
+    """
+    from fedmr.prepare import Options, hospitals
+    from fedmr.prepare import prepare as prepare_site
+    from fedmr.summary import show
+
+    if by_hospital == bool(site):
+        raise ValueError("give either --site NAME, or --by-hospital for a collection of several hospitals")
+    options = Options(layout, tuple(filter(None, contrast.split(","))), split, seed, split_file, "", workers)
+    sites = (
+        {name: replace(options, hospital=name) for name in hospitals(source, layout)}
+        if by_hospital
+        else {site: options}
+    )
+    complete = True
+    for name, chosen in sites.items():
+        with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console, transient=True) as bar:
+            advance = partial(_advance, bar, bar.add_task(name, total=None))
+            outcome = prepare_site(source, site=name, out=out, options=chosen, progress=advance)
+        show(outcome, console)
+        complete &= not outcome.problems
+    if not complete:
+        raise typer.Exit(3)
+
+
+def _advance(bar: Progress, task: TaskID, done: int, total: int) -> None:
+    bar.update(task, completed=done, total=total)
 
 
 @app.command()

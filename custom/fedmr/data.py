@@ -24,8 +24,8 @@ from fedmr.images import DataError as DataError
 from fedmr.images import check, read_nifti, slices
 from fedmr.metrics import FOREGROUND
 from fedmr.physics import degrade, low_size
+from fedmr.splits import SPLITS as SPLITS
 
-SPLITS = ("train", "val", "test")
 DATA_ROOT_VARIABLE = "FEDMR_DATA_ROOT"
 DATA_ROOT_FILE = "fedmr_data_root.txt"
 MIN_FOREGROUND = 0.25  # share of a patch that must be foreground
@@ -57,22 +57,24 @@ def find_site_folder(site: str, local: Path | None = None, near: Sequence[Path] 
         near: further folders that may hold `data/`, e.g. the one in which the simulator was started.
 
     Raises:
-        DataError: no datalist; lists the places tried.
+        DataError: no datalist; says what named the data root.
     """
     if os.environ.get(DATA_ROOT_VARIABLE):
-        roots = [(Path(os.environ[DATA_ROOT_VARIABLE]), f"environment variable {DATA_ROOT_VARIABLE}")]
+        origin, roots = f"that environment variable {DATA_ROOT_VARIABLE} names", [Path(os.environ[DATA_ROOT_VARIABLE])]
     elif local and (local / DATA_ROOT_FILE).is_file():
-        roots = [(Path((local / DATA_ROOT_FILE).read_text().strip()).expanduser(), f"file local/{DATA_ROOT_FILE}")]
+        origin = f"that file local/{DATA_ROOT_FILE} names"
+        roots = [Path((local / DATA_ROOT_FILE).read_text().strip()).expanduser()]
     else:
-        folders = dict.fromkeys(p.resolve() for p in (Path.cwd(), *near))
-        roots = [(folder / "data", "default") for folder in folders]
-    for root, _ in roots:
+        origin = "(data/ where the command was typed or beside the FLARE workspace)"
+        roots = [folder / "data" for folder in dict.fromkeys(p.resolve() for p in (Path.cwd(), *near))]
+    for root in roots:
         if (root / site / "datalist.json").is_file():
             return root / site
-    tried = "; ".join(f"{root / site / 'datalist.json'} ({origin})" for root, origin in roots)
+    # FLARE can send a site's log to the server, so no path of the site is said
     raise DataError(
-        f"no data for site {site!r}. Tried {tried}. Make demo data with `fedmr demo-data data`, or prepare the "
-        f"site's own with `fedmr prepare`, and set {DATA_ROOT_VARIABLE} or write it into local/{DATA_ROOT_FILE}."
+        f"no data for site {site!r}: {site}/datalist.json is not in the data root {origin}. Make demo "
+        "data with `fedmr demo-data data`, or prepare the site's own with `fedmr prepare`, and set "
+        f"{DATA_ROOT_VARIABLE} or write the root into local/{DATA_ROOT_FILE}"
     )
 
 

@@ -127,7 +127,7 @@ def check(image: Image, name: object) -> list[str]:
         bad = int((~np.isfinite(voxels)).sum())
         raise DataError(f"{name} holds {bad} voxels that are NaN or infinite; repair or leave out this volume")
     low, high = float(voxels.min()), float(voxels.max())
-    if max(high, -low) > np.finfo(np.float32).max:
+    if max(high, -low) > float(np.finfo(np.float32).max):
         raise DataError(f"{name} holds values up to {max(high, -low):g}, more than 32-bit numbers hold; repair it")
     if high <= max(low, 0.0):
         raise DataError(f"{name} is constant or has no positive voxel; leave out this volume")
@@ -208,7 +208,7 @@ def save_nifti(image: Image, path: Path) -> None:
     write_atomically(path, clean.to_stream)
 
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Write a file under a passing name and rename it, so that its name never stands for half a file."""
     passing = path.with_name(f".{path.name}.{os.getpid()}")
     try:

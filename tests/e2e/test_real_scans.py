@@ -6,7 +6,7 @@ import pytest
 
 from fedmr.data import read_datalist
 from fedmr.local import evaluate_sites, train_pooled
-from fedmr.prepare import prepare
+from fedmr.prepare import Options, prepare
 
 SOURCE = Path(__file__).parents[3] / "shared" / "data"
 CONTRASTS = {"site-1": "T2w", "site-2": "FLAIR", "site-3": "T1w", "site-4": "T1w"}
@@ -19,7 +19,10 @@ pytestmark = [
 
 def test_a_real_hospital_is_prepared_trained_on_and_evaluated(tiny_job, tmp_path):
     for site, contrast in CONTRASTS.items():
-        datalist = read_datalist(prepare(SOURCE, site=site, out=tmp_path, split_file=SOURCE / "split.csv").parent)
+        options = Options(split_file=SOURCE / "split.csv")
+        outcome = prepare(SOURCE / site, site=site, out=tmp_path, options=options)
+        assert outcome.problems == []
+        datalist = read_datalist(outcome.datalist.parent)
         assert {v["split"] for v in datalist["volumes"]} == {"train", "val", "test"}
         assert {v["contrast"] for v in datalist["volumes"]} == {contrast}
     model = train_pooled(tmp_path, tmp_path / "out", job=tiny_job, sites=["site-3"], rounds=1, say=lambda _: None)

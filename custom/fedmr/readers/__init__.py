@@ -18,6 +18,7 @@ class Scan:
         patient: the hospital's own identifier.
         contrast: the hospital's own name of the weighting, e.g. "T1w".
         hospital: which of several hospitals in one folder, "" if the folder is one.
+        split: "train", "val" or "test" where that is given, "" where it is to be decided.
         key: which scan of a file that holds several, e.g. a DICOM SeriesInstanceUID.
     """
 
@@ -25,6 +26,7 @@ class Scan:
     patient: str
     contrast: str
     hospital: str = ""
+    split: str = ""
     key: str = ""
 
 
@@ -50,9 +52,9 @@ _CONTRASTS = {
     "T1ce": r"t1.?(ce|gd|c\b|post|km|contrast)",
     "T1w": r"t1|mp.?rage|spgr|bravo",
     "T2w": r"t2",
-    "PDw": r"pd|proton",
-    "angio": r"mra|angio|tof",
-    "DTI": r"dti|dwi|diffusion|b0",
+    "PDw": r"(?<![a-z])(ax|cor|sag)?pd(w|fs)?(?![a-z])|proton",
+    "angio": r"(?<![a-z])(mra|tof)(?![a-z])|angio",
+    "DTI": r"(?<![a-z])(dti|dwi|b0)(?![0-9])|diffusion",
 }
 
 
