@@ -8,13 +8,12 @@ The folder holds site-N/... NIfTI files and `split.csv`; where it is absent the 
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import torch
+from circumstances import ROOT, circumstances
 
 from fedmr.data import DATA_ROOT_VARIABLE
 from fedmr.jobs import read_num_rounds, read_task
@@ -22,7 +21,6 @@ from fedmr.local import comparison_images
 from fedmr.prepare import Options, prepare
 from fedmr.report import METHODS, Figures, draw, read_figures, table_rows
 
-ROOT = Path(__file__).parents[1]
 SITES = ("site-1", "site-2", "site-3", "site-4")
 
 
@@ -41,21 +39,15 @@ def federate(job: str, source: Path, work: Path) -> tuple[Figures, float]:
     return read_figures(work / job), time.perf_counter() - started
 
 
-def circumstances(job: str) -> dict[str, str]:
-    """What a reader needs to repeat the run; taken before it, so that later changes do not show."""
-    task, git = read_task(ROOT / "jobs" / job), ["git", "-C", str(ROOT)]
-    commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
-    changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True).stdout
-    model = [line.split(":")[1] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
-    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no GPU"
+def facts_of(job: str) -> dict[str, str]:
+    """The job's numbers and the circumstances."""
+    task = read_task(ROOT / "jobs" / job)
     return {
         "job": job,
         "network": json.dumps(task["network"]),
         "rounds": str(read_num_rounds(ROOT / "jobs" / job)),
         "seed": str(task["seed"]),
-        "commit": commit.strip() + (" with local changes" if changed else ""),
-        "hardware": f"{os.cpu_count()} cores ({model[0].strip() if model else platform.machine()}), {gpu}",
-        "software": f"Python {platform.python_version()}, torch {torch.__version__}",
+        **circumstances(),
     }
 
 
@@ -86,7 +78,7 @@ def main() -> None:
         print(f"skipped: {arguments.source} holds no split.csv, so there are no real scans here")
         return
     work = ROOT / "runs" / "bench-real"
-    facts = circumstances(arguments.job)
+    facts = facts_of(arguments.job)
     figures, seconds = federate(arguments.job, arguments.source, work)
     facts["time"] = f"{seconds / 60:.1f} min for the whole simulator run, evaluation included"
     target = ROOT / "benchmarks" / "results" / f"real_{arguments.job}"

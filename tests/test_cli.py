@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-COMMANDS = ("demo-data", "prepare", "train", "evaluate", "report", "jobs")
+COMMANDS = ("demo-data", "prepare", "preflight", "train", "evaluate", "report", "jobs")
 
 
 def fedmr(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -24,6 +24,7 @@ def test_help_lists_every_command():
     ("arguments", "message"),
     [
         (("evaluate", "missing.pt", "nowhere"), "missing.pt does not exist"),
+        (("preflight", "nowhere"), "nowhere holds no site"),
         (("report", "nowhere"), "nowhere is no run"),
         (("report", "run [old] 1"), "run [old] 1 is no run"),
         (("demo-data", "/dev/null"), "is a file"),

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -89,6 +89,40 @@ def prepare(
         complete &= not outcome.problems
     if not complete:
         raise typer.Exit(3)
+
+
+@app.command()
+def preflight(
+    data: Annotated[Path, typer.Argument(help="A site's folder, or a data root with several.")],
+    job: Annotated[Path, typer.Option(help="Job to come.")] = Path("jobs/mscan_fedavg"),
+    workspace: Annotated[Path, typer.Option(help="Folder of the FLARE site, whose disk will hold the run.")] = Path(),
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows to this file.")] = None,
+) -> None:
+    """Check a site's data and machine, and train a few steps, before it joins a federation.
+
+    Exit code 0: all passed; 3: some rows warn; 4: some rows fail, the site should not join; 1: could not run.
+    """
+    from fedmr.config import Task
+    from fedmr.flare.dry_run import dry_run
+    from fedmr.jobs import read_task
+    from fedmr.preflight import EXIT_CODES, table, verdict, worst
+    from fedmr.preflight import preflight as look
+
+    task = Task.from_dict(read_task(job))
+    with Progress(console=console, transient=True) as bar:
+        line = bar.add_task("")
+
+        def advance(what: str, done: int, total: int) -> None:
+            bar.update(line, description=what, completed=done, total=total)
+
+        report = look(data, task, try_steps=dry_run, workspace=workspace, progress=advance)
+    for name, rows in report.items():
+        console.print(table(rows, name))
+    console.print(verdict(report))
+    if json_file:
+        content = {"status": worst(report), "checks": {n: [asdict(row) for row in rows] for n, rows in report.items()}}
+        json_file.write_text(json.dumps(content, indent=1) + "\n")
+    raise typer.Exit(EXIT_CODES[worst(report)])
 
 
 def _advance(bar: Progress, task: TaskID, done: int, total: int) -> None:

@@ -1,0 +1,81 @@
+"""A dry run is the learner's own work on the site's folder."""
+
+import contextlib
+import threading
+import time
+from dataclasses import replace
+
+import psutil
+import pytest
+import torch
+
+from fedmr.data import DATA_ROOT_VARIABLE, PatchSampler, load_volumes
+from fedmr.flare.dry_run import STEPS, dry_run, take_steps
+from fedmr.nets import build
+from fedmr.training import evaluate
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch):
+    monkeypatch.setenv(DATA_ROOT_VARIABLE, "/nowhere")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def test_the_learner_evaluates_and_takes_its_steps(site, task, monkeypatch):
+    stepped = []
+    step = torch.optim.Adam.step
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda self, *args: stepped.append(1) or step(self, *args))
+    found = take_steps(site, replace(task, local_epochs=2))
+    assert len(stepped) == STEPS
+    volumes = load_volumes(site, task, ("train", "val"))
+    expected = evaluate(build(**task.network), [v for v in volumes if v.split == "val"], task)["model"]["psnr"]
+    assert found.psnr == pytest.approx(expected, abs=1e-6)
+    assert found.per_round == 2 * PatchSampler([v for v in volumes if v.split == "train"], task).steps_per_epoch
+    assert found.seconds > 0
+    assert 2**27 < found.memory < 2**34
+
+
+def test_an_epoch_of_a_single_step_is_timed_too(site, task):
+    found = take_steps(site, replace(task, batch_size=64))
+    assert found.per_round == 1
+    assert found.seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"patch_size": 40}, "too small for patch_size 40"),
+        ({"learning_rate": 1e12}, "lower learning_rate"),
+        ({"clip_norm": 0.0}, "changed no weight"),
+        ({"network": {"name": "none", "scale": 2}}, "'none' is unknown"),
+    ],
+)
+def test_a_task_that_cannot_run_fails_with_the_learners_reason(site, task, changes, reason):
+    with pytest.raises((RuntimeError, ValueError), match=reason):
+        take_steps(site, replace(task, **changes))
+
+
+def test_a_process_of_its_own_finds_the_same_and_leaves_this_one_alone(site, task, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    found = dry_run(site, task)
+    assert found.psnr == pytest.approx(take_steps(site, task).psnr, abs=1e-6)
+    assert not list((tmp_path / "tmp").iterdir())
+
+
+def test_a_process_that_is_ended_is_an_error_of_the_site(site, task):
+    killer = threading.Thread(target=kill_the_first_child, daemon=True)
+    killer.start()
+    with pytest.raises(RuntimeError, match="most likely because memory ran out"):
+        dry_run(site, task)
+    killer.join()
+
+
+def kill_the_first_child():
+    """What the system does when memory runs out."""
+    while True:
+        for child in psutil.Process().children():
+            with contextlib.suppress(psutil.Error):
+                if any("spawn_main" in word for word in child.cmdline()):
+                    return child.kill()
+        time.sleep(0.01)
