@@ -169,9 +169,15 @@ def report(
     json_file: _JsonFile = None,
     picture: _Picture = None,
 ) -> None:
-    """Table and picture of a federated run, from what the sites reported; fails if a site or a model is missing."""
-    from fedmr.report import best_round, draw, read_figures, read_images, read_rounds
+    """Table and picture of a federated run, or of federated statistics, from what the sites reported.
 
+    Fails if a site or a model is missing.
+    """
+    from fedmr.report import best_round, draw, read_figures, read_images, read_rounds
+    from fedmr.statistics import is_statistics, show
+
+    if is_statistics(run):
+        return show(run, console, json_file=json_file, picture=picture)
     figures = read_figures(run)
     _show(figures, f"final global model of {run}", json_file)
     best = best_round(read_rounds(run))

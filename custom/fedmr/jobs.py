@@ -67,7 +67,8 @@ def check(configs: Path, jobs: Path) -> list[str]:
             nodes = _components(tree[section])
             problems += [f"{name} {section}: {p}" for node in nodes for p in _component_problems(node)]
         try:
-            build(**Task.from_dict(tree["task"].as_plain_ordered_dict()).network)
+            if "task" in tree:  # else the job does not train
+                build(**Task.from_dict(tree["task"].as_plain_ordered_dict()).network)
         except ValueError as error:
             problems.append(f"{name}: {error}")
     known = set(job_names(configs))
@@ -75,35 +76,33 @@ def check(configs: Path, jobs: Path) -> list[str]:
     return problems
 
 
-def read_task(job: Path) -> dict[str, Any]:
-    """The task numbers of a rendered job, or of the copy that FLARE leaves beside a run.
+def read_argument(job: Path, config: Path, name: str) -> Any:
+    """The first component's argument `name` in a rendered job, or in the copy that FLARE leaves beside a run.
 
     Args:
-        job: job folder, app folder or client config file.
+        job: job folder, app folder or config file.
+        config: CLIENT_CONFIG or SERVER_CONFIG.
+        name: of the argument.
 
     Raises:
-        FileNotFoundError: no client config there.
-        ValueError: the config has no learner with a task.
+        FileNotFoundError: no such config there.
+        ValueError: no component has the argument.
     """
-    config = _find(job, CLIENT_CONFIG)
-    for node in _components(ConfigFactory.parse_file(config)):
-        if "task" in node.get("args", {}):
-            return node["args"]["task"].as_plain_ordered_dict()
-    raise ValueError(f"{config}: no component has a task")
+    path = _find(job, config)
+    for node in _components(ConfigFactory.parse_file(path)):
+        if name in node.get("args", {}):
+            return node["args"][name]
+    raise ValueError(f"{path}: no component has {name}")
+
+
+def read_task(job: Path) -> dict[str, Any]:
+    """The task numbers of a job; arguments and errors as `read_argument`."""
+    return read_argument(job, CLIENT_CONFIG, "task").as_plain_ordered_dict()
 
 
 def read_num_rounds(job: Path) -> int:
-    """Number of federated rounds of a rendered job.
-
-    Raises:
-        FileNotFoundError: no server config there.
-        ValueError: the job has no workflow with rounds.
-    """
-    tree = ConfigFactory.parse_file(_find(job, SERVER_CONFIG))
-    for node in _components(tree):
-        if "num_rounds" in node.get("args", {}):
-            return int(node["args"]["num_rounds"])
-    raise ValueError(f"{job}: no workflow has num_rounds")
+    """Number of federated rounds of a job; arguments and errors as `read_argument`."""
+    return int(read_argument(job, SERVER_CONFIG, "num_rounds"))
 
 
 def _find(job: Path, relative: Path) -> Path:

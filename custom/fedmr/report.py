@@ -86,21 +86,32 @@ def read_figures(run: Path) -> Figures:
     for name in ("FL_global_model.pt", "best_FL_global_model.pt"):
         if not (folder / "app_server" / name).is_file():
             raise RunError(f"{folder / 'app_server' / name} is missing: the job failed. Look into the server's log.txt")
-    expected = _participants(folder)
+    expected = participants(run)
     for record in read_rounds(run):
         if set(record["sites"]) != expected:
             absent = ", ".join(sorted(expected - set(record["sites"])))
             raise RunError(f"round {record['round']}: no contribution from {absent}. Look into that site's log.txt")
-    path = folder / "cross_site_val" / "cross_val_results.json"
-    results = json.loads(path.read_text()) if path.is_file() else {}
-    absent = ", ".join(sorted(s for s in expected if FINAL_MODEL not in results.get(s, {})))
+    results = read_results(run)
+    absent = ", ".join(sorted(expected - set(results)))
     if absent:
         raise RunError(f"no test figures of the final model from {absent}. Look into that site's log.txt")
-    return summarise({site: results[site][FINAL_MODEL] for site in sorted(expected)})
+    return summarise({site: results[site] for site in sorted(expected)})
 
 
-def _participants(folder: Path) -> set[str]:
-    """Sites that a job was deployed to: in the simulator's meta.json, or in that of a downloaded job one level up."""
+def read_results(run: Path, model: str = FINAL_MODEL) -> dict[str, Figures]:
+    """Test figures of one of the server's models by site, as far as sites reported them."""
+    path = find_run(run) / "cross_site_val" / "cross_val_results.json"
+    results = json.loads(path.read_text()) if path.is_file() else {}
+    return {site: results[site][model] for site in sorted(results) if model in results[site]}
+
+
+def participants(run: Path) -> set[str]:
+    """Sites that a job was deployed to: in the simulator's meta.json, or in that of a downloaded job one level up.
+
+    Raises:
+        RunError: no meta.json names them.
+    """
+    folder = find_run(run)
     for path in (folder / "meta.json", folder.parent / "meta.json"):
         meta = json.loads(path.read_text()) if path.is_file() else {}
         if "job_clients" in meta:
@@ -159,22 +170,30 @@ def comparison_image(net: nn.Module, volume: Volume, task: Task) -> np.ndarray[A
     return image.round().to(torch.uint8).numpy()
 
 
+def read_events(run: Path) -> dict[str, Any]:
+    """TensorBoard's `EventAccumulator` of what each site streamed, complete, by site."""
+    from tensorboard.backend.event_processing.event_accumulator import IMAGES, SCALARS, EventAccumulator
+
+    events = {}
+    for folder in sorted((find_run(run) / "tb_events").glob("*")):
+        events[folder.name] = EventAccumulator(str(folder), size_guidance={IMAGES: 0, SCALARS: 0})
+        events[folder.name].Reload()
+    return events
+
+
 def read_images(run: Path) -> dict[str, np.ndarray[Any, Any]]:
     """Comparison images of the final model by site, as far as sites share pixels: (H, 4*W) uint8."""
+    return latest_images(read_events(run), f"test/{FINAL_MODEL}")
+
+
+def latest_images(events: dict[str, Any], tag: str) -> dict[str, np.ndarray[Any, Any]]:
+    """The last image of a tag by site, (H, W) uint8, of the sites in `read_events` that streamed one."""
     from io import BytesIO
 
     from PIL import Image
-    from tensorboard.backend.event_processing.event_accumulator import IMAGES, EventAccumulator
 
-    images = {}
-    for folder in sorted((find_run(run) / "tb_events").glob("*")):
-        events = EventAccumulator(str(folder), size_guidance={IMAGES: 0})
-        events.Reload()
-        tag = f"test/{FINAL_MODEL}"
-        if tag in events.Tags()["images"]:
-            encoded = events.Images(tag)[-1].encoded_image_string
-            images[folder.name] = np.asarray(Image.open(BytesIO(encoded)).convert("L"))
-    return images
+    streamed = {site: e.Images(tag)[-1] for site, e in events.items() if tag in e.Tags()["images"]}
+    return {s: np.asarray(Image.open(BytesIO(i.encoded_image_string)).convert("L")) for s, i in streamed.items()}
 
 
 def draw(images: dict[str, np.ndarray[Any, Any]], figures: Figures, path: Path) -> None:
@@ -194,7 +213,7 @@ def draw(images: dict[str, np.ndarray[Any, Any]], figures: Figures, path: Path) 
     fig, axes = plt.subplots(len(images), 5, figsize=(12.5, 2.62 * len(images)), squeeze=False)
     for row, (site, image) in zip(axes, images.items(), strict=True):
         tiles = [np.rot90(tile) for tile in np.split(image, 4, axis=1)]  # anterior up, as scans are shown
-        top, left, side = _most_detailed_box(tiles[3])
+        top, left, side = most_detailed_box(tiles[3])
         row[0].imshow(tiles[3], cmap="gray", vmin=0, vmax=255)
         row[0].add_patch(Rectangle((left, top), side, side, fill=False, edgecolor="gold"))
         row[0].set_title(site, fontsize=9)
@@ -210,7 +229,7 @@ def draw(images: dict[str, np.ndarray[Any, Any]], figures: Figures, path: Path) 
     plt.close(fig)
 
 
-def _most_detailed_box(image: np.ndarray[Any, Any]) -> tuple[int, int, int]:
+def most_detailed_box(image: np.ndarray[Any, Any]) -> tuple[int, int, int]:
     """Top, left and side of the square with the largest sum of gradients, a third of the image and well inside it."""
     side = min(image.shape) // 3
     margin = side * 3 // 4  # past skull and scalp, whose edges are the strongest

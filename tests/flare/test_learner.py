@@ -199,13 +199,13 @@ def test_sites_on_one_machine_share_its_cores(tmp_path, monkeypatch):
     assert _threads_per_site(tmp_path / "site-1") == 3
 
 
-def test_a_site_without_data_lists_the_places_tried(tmp_path, task, start, fl_ctx, caplog, monkeypatch):
+def test_a_site_without_data_says_where_the_data_root_is_stated_and_no_path(tmp_path, task, start, fl_ctx, caplog, monkeypatch):
     monkeypatch.delenv(DATA_ROOT_VARIABLE)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("fedmr.flare.learner._typed_in", lambda: [])  # the tests' own folder may hold data/
+    monkeypatch.setattr("fedmr.flare.sites._typed_in", lambda: [])  # the tests' own folder may hold data/
     start()
-    assert "Tried" in caplog.text
-    assert str(tmp_path / "flare" / "data" / "site-1") in caplog.text
+    assert "data/ where the command was typed" in caplog.text
+    assert str(tmp_path) not in caplog.text
     (tmp_path / "flare" / "site-1" / "local" / "fedmr_data_root.txt").write_text(str(tmp_path / "elsewhere"))
     write_site(tmp_path / "elsewhere", "site-1", seed=5)
     caplog.clear()

@@ -1,13 +1,11 @@
 """The site's side of a federated job: a `Learner` around `fedmr.training`."""
 
-import contextlib
 import os
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from nvflare.apis.analytix import AnalyticsDataType
 from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
@@ -20,7 +18,8 @@ from nvflare.app_common.app_constant import AppConstants, ValidateType
 from nvflare.app_common.tracking.log_writer import LogWriter
 
 from fedmr.config import Task
-from fedmr.data import DataError, PatchSampler, find_site_folder, load_volumes, read_datalist
+from fedmr.data import DataError, PatchSampler, load_volumes, read_datalist
+from fedmr.flare.sites import site_folder
 from fedmr.report import comparison_image
 from fedmr.training import Progress, Trainer, evaluate
 
@@ -45,6 +44,7 @@ class SuperResolutionLearner(Learner):
         self.task = task
         self.threads = threads
         self._failed = False
+        self._folder: Path | None = None
         self._trainer: Trainer | None = None
         self._received_psnr = float("nan")
         self._round_started = time.perf_counter()
@@ -59,7 +59,7 @@ class SuperResolutionLearner(Learner):
         self._writer = next((p for p in parts.values() if isinstance(p, LogWriter)), None)
         try:
             self._task = Task.from_dict(self.task)
-            folder = find_site_folder(self._site, root / "local", near=[*_typed_in(), root.parent, root.parent.parent])
+            folder = self._folder = site_folder(fl_ctx)
             self._may_share_images = read_datalist(folder).get("share_images") is True
             volumes = load_volumes(folder, self._task)
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -145,9 +145,10 @@ class SuperResolutionLearner(Learner):
     def _fail(self, fl_ctx: FLContext, reason: str) -> Shareable:
         """Say why in one line of the site's log; the reply makes the server end the job as failed.
 
-        The line may hold a path, so it is no event that a widget could send on.
+        FLARE can send a site's log to the server, so files are named from the site's folder on.
         """
         self._failed = True
+        reason = reason.replace(f"{self._folder}{os.sep}", "") if self._folder else reason
         self.log_error(fl_ctx, f"{self._site} cannot take part: {reason}", fire_event=False)
         return make_reply(ReturnCode.EXECUTION_RESULT_ERROR)
 
@@ -182,21 +183,6 @@ class SuperResolutionLearner(Learner):
             volume = self._volumes[tag.split("/")[0]][0]
             picture = comparison_image(trainer.net, volume, self._task)
             self._writer.write(tag, picture, AnalyticsDataType.IMAGE, global_step=step)
-
-
-def _typed_in() -> list[Path]:
-    """Working directories of FLARE's processes above this one, nearest first.
-
-    FLARE changes the working directory to its workspace; only the first process, the command itself, stays where it
-    was typed. Processes above that, such as the shell's, are none of ours.
-    """
-    folders = []
-    with contextlib.suppress(psutil.Error):
-        for process in psutil.Process().parents():
-            if not any("nvflare" in word for word in process.cmdline()):
-                break
-            folders.append(Path(process.cwd()))
-    return folders
 
 
 def _threads_per_site(root: Path) -> int:

@@ -1,0 +1,35 @@
+"""Where a FLARE site finds its data."""
+
+import contextlib
+from pathlib import Path
+
+import psutil
+from nvflare.apis.fl_context import FLContext
+
+from fedmr.data import find_site_folder
+
+
+def site_folder(fl_ctx: FLContext) -> Path:
+    """The site's folder with `datalist.json`; the search is that of `fedmr.data.find_site_folder`.
+
+    Raises:
+        DataError: no datalist; lists the places tried.
+    """
+    root = Path(fl_ctx.get_engine().get_workspace().get_root_dir())
+    near = [*_typed_in(), root.parent, root.parent.parent]
+    return find_site_folder(fl_ctx.get_identity_name(), root / "local", near=near)
+
+
+def _typed_in() -> list[Path]:
+    """Working directories of FLARE's processes above this one, nearest first.
+
+    FLARE changes the working directory to its workspace; only the first process, the command itself, stays where it
+    was typed. Processes above that, such as the shell's, are none of ours.
+    """
+    folders = []
+    with contextlib.suppress(psutil.Error):
+        for process in psutil.Process().parents():
+            if not any("nvflare" in word for word in process.cmdline()):
+                break
+            folders.append(Path(process.cwd()))
+    return folders
