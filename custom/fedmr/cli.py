@@ -168,16 +168,21 @@ def report(
     run: Annotated[Path, typer.Argument(help="Simulator workspace or downloaded job.")],
     json_file: _JsonFile = None,
     picture: _Picture = None,
+    html: Annotated[Path | None, typer.Option(help="Page to write; RUN/report.html by default.")] = None,
 ) -> None:
-    """Table and picture of a federated run, or of federated statistics, from what the sites reported.
+    """Table, page and picture of a federated run, or of federated statistics, from what the sites reported.
 
-    Fails if a site or a model is missing.
+    Fails if a site or a model is missing; the page is written all the same and says so.
     """
+    from fedmr.html import write_html
     from fedmr.report import best_round, draw, read_figures, read_images, read_rounds
     from fedmr.statistics import is_statistics, show
 
     if is_statistics(run):
         return show(run, console, json_file=json_file, picture=picture)
+    page = html or run / "report.html"
+    write_html(run, page)  # first: an incomplete run has a page too, which says what is missing
+    console.print(f"wrote {page}", soft_wrap=True)
     figures = read_figures(run)
     _show(figures, f"final global model of {run}", json_file)
     best = best_round(read_rounds(run))

@@ -182,3 +182,4 @@ def test_one_bad_volume_stops_the_site_before_training_and_fails_the_job(spoil, 
     with pytest.raises(RunError):
         read_figures(tmp_path / "w")
     assert fedmr("report", tmp_path / "w").returncode == 1
+    assert "This run is incomplete" in (tmp_path / "w" / "report.html").read_text()

@@ -1,0 +1,386 @@
+"""The page of a run, from the files that FLARE leaves; in a real browser where one is installed."""
+
+import json
+import re
+import shutil
+from html import unescape
+from io import BytesIO
+from itertools import pairwise
+from pathlib import Path
+from urllib.request import urlopen
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nvflare.fuel.f3.stats_pool import new_message_size_pool
+from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
+
+from browser import CHROMIUM, browser
+from fedmr.html import _duration, _size, write_html
+from fedmr.html.charts import MEAN, chart
+from fedmr.html.facts import read_log, read_traffic
+from fedmr.html.panels import make_panels
+from fedmr.report import FINAL_MODEL, RunError, read_figures
+from phantoms import phantom
+
+CONFIGS = Path(__file__).parents[1] / "jobs" / "mscan_fedavg" / "app" / "config"
+TIMES = "\N{MULTIPLICATION SIGN}"
+SITES = ("site-1", "site-2", "site-3")
+HOSTILE = '<img src=x onerror="alert(1)">&"'
+# FLARE 2.9.0's lines. In round 1 site-2's task is handed out before its round-0 result would be due again.
+LOG = """\
+2026-11-22 00:29:50,000 - SimulatorRunner - INFO - Create the Simulator Server.
+2026-11-22 00:29:53,000 - ScatterAndGather - INFO - [wf=train] - Round 0 started.
+2026-11-22 00:29:54,000 - ServerRunner - INFO - [wf=train] - assigned task to client site-1: name=train, id=b0
+2026-11-22 00:29:54,500 - _Transaction - INFO - [server] download tx T7b done: status=finished elapsed=0.08s \
+size=0.6MB (643,164 bytes)
+2026-11-22 00:29:57,000 - function - INFO - [client] download ref=3e done: elapsed=0.09s size=0.1MB (150,018 bytes)
+2026-11-22 00:29:58,000 - function - INFO - [client] download ref=bb done: elapsed=0.03s size=0.6MB (643,164 bytes)
+2026-11-22 00:29:58,250 - ServerRunner - INFO - [wf=train] - got result from client site-1 for task: name=train, id=b0
+2026-11-22 00:30:03,500 - ScatterAndGather - INFO - [wf=train] - Round 0 finished.
+2026-11-22 00:30:03,600 - ScatterAndGather - INFO - [wf=train] - Round 1 started.
+2026-11-22 00:30:05,600 - ScatterAndGather - INFO - [wf=train] - Round 1 finished.
+2026-11-22 00:30:06,000 - _Transaction - INFO - [server] download tx T8c done: status=finished elapsed=0.08s \
+size=0.6MB (1,000 bytes)
+2026-11-22 00:30:08,000 - MPM - INFO - MPM: Good Bye!
+"""
+
+
+def metrics(psnr):
+    return {"psnr": psnr, "ssim": psnr / 40, "nmse": 1 / psnr}
+
+
+def site_figures(psnr):
+    methods = {"zero_filled": metrics(psnr), "interpolated": metrics(psnr - 1), "model": metrics(psnr + 1.5)}
+    return {"n_volumes": 2} | methods
+
+
+def comparison(seed):
+    """(1, H, 4*W) uint8 as a site streams it."""
+    reference = phantom(seed)[..., 2].astype(float)
+    reference = 255 * (reference / reference.max())
+    noise = np.random.default_rng(seed).normal(0, 1, (3, *reference.shape))
+    tiles = [*(reference + noise * np.array([30, 20, 10])[:, None, None]), reference]
+    return np.concatenate(tiles, axis=1).clip(0, 255).astype(np.uint8)[None]
+
+
+def write_run(workspace: Path, sites=SITES) -> Path:
+    """A finished simulator workspace, by the writers that FLARE itself uses where they can be called."""
+    folder = workspace / "server" / "simulate_job"
+    for name in ("metrics", "cross_site_val", "app_server"):
+        (folder / name).mkdir(parents=True)
+    shutil.copytree(CONFIGS, folder / "app_server" / "config")
+    for name in ("FL_global_model.pt", "best_FL_global_model.pt"):
+        (folder / "app_server" / name).write_bytes(bytes(2500))
+    (folder / "meta.json").write_text(json.dumps({"name": "mscan_fedavg", "job_clients": [{"name": s} for s in sites]}))
+    lines = []
+    for number in range(3):
+        rows = [
+            {"name": site, "weight": 10 * k, "metrics": metrics(30 + k + number)} for k, site in enumerate(sites, 1)
+        ]
+        for row in rows:
+            row["metrics"] = [{"name": name, "value": value} for name, value in row["metrics"].items()]
+        lines.append({"round": number, "sites": rows})
+    (folder / "metrics" / "round_metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    results = {s: {FINAL_MODEL: site_figures(30.0 + k)} for k, s in enumerate(sites)}
+    (folder / "cross_site_val" / "cross_val_results.json").write_text(json.dumps(results))
+    for number, site in enumerate(sites):
+        with SummaryWriter(str(folder / "tb_events" / site)) as writer:
+            for step in (1, 2, 3):
+                writer.add_scalar("train/loss", 0.1 / step, step)
+            writer.add_image(f"test/{FINAL_MODEL}", comparison(number))
+    (workspace / "server" / "log.txt").write_text(LOG)
+    pool = new_message_size_pool("received_stream_sizes")
+    for size in (0.5, 1.5):
+        pool.record_value("server.simulate_job:stream:server_command:submit_update", size)
+    pools = {"received_stream_sizes": {"type": "hist", "pool": pool.to_dict()}}
+    (workspace / "server" / "pool_stats").mkdir()
+    (workspace / "server" / "pool_stats" / "simulator_cell_stats.json").write_text(json.dumps(pools))
+    return workspace
+
+
+@pytest.fixture
+def run(tmp_path):
+    return write_run(tmp_path / "w")
+
+
+def page(run: Path) -> str:
+    write_html(run, run / "report.html")
+    return (run / "report.html").read_text()
+
+
+def words(text: str) -> str:
+    """What a reader sees, in one line."""
+    visible = re.sub(r"<(script|style)>.*?</\1>", " ", text, flags=re.DOTALL)
+    return " ".join(unescape(re.sub(r"<[^>]*>", " ", visible)).split())
+
+
+def test_the_page_states_the_result_the_task_and_every_figure(run):
+    text = words(page(run))
+    for part in (
+        f"MSCAN {TIMES}2 gains +1.50 dB over zero-filled on 3 sites",
+        "not a medical device",
+        "3 rounds of federated training (10 planned)",
+        "site-2 2 31.00 0.7750 0.0323 30.00 0.7500 0.0333 32.50 0.8125 0.0308 +1.50",
+        "mean of sites 6 31.00",
+        "157,156 parameters",
+        "Weight differences after every round, with the number of optimisation steps",
+        "neither clipped nor noised",
+        "Not homomorphic",
+        "server/simulate_job/app_server/best_FL_global_model.pt",
+        "FL_global_model.pt 2.5 kB",
+        "site-3 3 1.9 MB 3 1",
+    ):
+        assert part in text, part
+    assert "incomplete" not in text
+
+
+def test_a_loss_is_called_a_loss(run):
+    path = run / "server" / "simulate_job" / "cross_site_val" / "cross_val_results.json"
+    path.write_text(path.read_text().replace('"model": {"psnr": 3', '"model": {"psnr": 2'))
+    assert f"MSCAN {TIMES}2 loses 8.50 dB against zero-filled" in words(page(run))
+
+
+def test_what_comes_from_a_run_is_text_and_never_markup(tmp_path):
+    sites = (f"site-{HOSTILE}", "</script><b>", "a & b")
+    run = write_run(tmp_path / "w", [name.replace("/", "\N{DIVISION SLASH}") for name in sites])
+    config = run / "server" / "simulate_job" / "app_server" / "config" / "config_fed_client.conf"
+    config.write_text(config.read_text().replace('name = "mscan"', f'name = """<b>{HOSTILE}"""'))
+    meta = run / "server" / "simulate_job" / "meta.json"
+    meta.write_text(json.dumps(json.loads(meta.read_text()) | {"name": HOSTILE, "job_id": HOSTILE}))
+    text = page(run)
+    assert "<img" not in text
+    assert HOSTILE not in text
+    assert text.count("</script>") == 1
+    assert f"FedMR report · {HOSTILE}" in words(text)
+    assert "site-<img src=x" in words(text)
+
+
+def test_the_page_needs_nothing_but_itself(run):
+    text = page(run)
+    addresses = re.findall(r"""(?:src|href|action|poster|data|srcset)\s*=\s*["']?([^"'\s>]+)""", text)
+    assert sum(a.startswith("data:image/png;base64,") for a in addresses) == 3 * 6  # four tiles, two error maps
+    assert all(a.startswith(("data:image/png;base64,", "#")) for a in addresses)
+    assert not re.findall(r"https?://|@import|url\((?!#)|fetch\(|XMLHttpRequest", text)
+    assert "default-src 'none'; img-src data:" in text
+
+
+@pytest.mark.parametrize(
+    ("missing", "note"),
+    [
+        ("simulate_job/cross_site_val", "No site reported test figures"),
+        ("simulate_job/tb_events", "The server holds no pictures"),
+        ("simulate_job/app_server/config", "The network gains +1.50 dB"),
+        ("simulate_job/app_server/config/config_fed_server.conf", "configuration is not in this run"),
+        ("simulate_job/app_server/FL_global_model.pt", "FL_global_model.pt is missing: the job failed"),
+        ("simulate_job/metrics/round_metrics.jsonl", "No round of federated training was completed of 10 planned"),
+        ("simulate_job/meta.json", "names no sites"),
+        ("log.txt", "log is not in this run"),
+        ("pool_stats", "message statistics are not in this run"),
+    ],
+)
+def test_a_missing_file_is_stated_and_the_rest_is_shown(run, missing, note):
+    path = run / "server" / missing
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    text = words(page(run))
+    assert note in text
+    assert "Task and files" in text
+
+
+def test_an_incomplete_run_has_a_banner_with_the_reason_and_shows_what_is_there(run):
+    path = run / "server" / "simulate_job" / "cross_site_val" / "cross_val_results.json"
+    path.write_text(json.dumps({s: f for s, f in json.loads(path.read_text()).items() if s != "site-2"}))
+    with pytest.raises(RunError) as error:
+        read_figures(run)
+    text = page(run)
+    assert f"This run is incomplete. {error.value}" in words(text)
+    assert 'role="alert"' in text
+    assert "gains" not in words(text).split("Result")[0]
+    assert "2 of 3 sites reported" in words(text)
+
+
+def test_a_folder_that_is_no_run_is_an_error_and_writes_nothing(tmp_path):
+    with pytest.raises(RunError, match="is no run"):
+        write_html(tmp_path, tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_an_empty_run_gets_a_page_without_a_path_of_this_machine(tmp_path):
+    (tmp_path / "app_server").mkdir()
+    text = words(page(tmp_path))
+    assert "This run is incomplete. app_server/FL_global_model.pt is missing" in text
+    assert str(tmp_path) not in text
+
+
+def test_times_and_transfers_are_those_of_the_servers_log(run):
+    log = read_log(run)
+    first, second = log.rounds[0], log.rounds[1]
+    assert (first.seconds, first.down, first.up) == (10.5, 643164, 150018 + 643164)
+    assert (second.seconds, second.down, second.up) == (2.0, 0, 0)
+    assert first.turns == {"site-1": 4.25}
+    assert log.test.down == 1000
+    assert log.training_seconds == 12.6
+    assert (log.last - log.first).total_seconds() == 18
+
+
+def test_a_rotated_log_is_read_from_its_oldest_part(run):
+    whole = read_log(run)
+    lines = LOG.splitlines(keepends=True)
+    for name, part in (("log.txt.2", lines[:3]), ("log.txt.1", lines[3:7]), ("log.txt", lines[7:])):
+        (run / "server" / name).write_text("".join(part))
+    assert read_log(run) == whole
+
+
+def test_traffic_is_the_sum_of_flares_message_statistics(run):
+    assert read_traffic(run) == {"results": {"up": 2 * 2**20, "down": 0}}
+    assert "2.1 MB" in words(page(run))
+
+
+@pytest.mark.parametrize(
+    ("path", "stated"),
+    [
+        (
+            "nvflare.app_common.filters.percentile_privacy.PercentilePrivacy",
+            "PercentilePrivacy (percentile = 20) on train",
+        ),
+        ("nvflare.app_opt.he.model_encryptor.HEModelEncryptor", "Homomorphic: the job"),
+    ],
+)
+def test_filters_and_encryption_are_stated_as_the_job_configures_them(run, path, stated):
+    config = run / "server" / "simulate_job" / "app_server" / "config" / "config_fed_client.conf"
+    entry = (
+        f'task_result_filters = [{{ tasks = [train], filters = [{{ path = "{path}", args {{ percentile = 20 }} }}] }}]'
+    )
+    config.write_text(config.read_text().replace("task_result_filters = []", entry))
+    text = words(page(run))
+    assert stated in text
+    assert "neither clipped nor noised" not in text
+
+
+def test_another_task_than_super_resolution_is_shown_by_its_numbers(run):
+    config = run / "server" / "simulate_job" / "app_server" / "config" / "config_fed_client.conf"
+    config.write_text(config.read_text().replace("clip_norm", "acceleration"))
+    text = words(page(run))
+    assert "acceleration 0.5" in text
+    assert "MSCAN gains" in text
+
+
+lines = st.dictionaries(st.integers(0, 300), st.floats(-1e6, 1e6), min_size=1)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.dictionaries(st.sampled_from(["a", "b", MEAN]), lines, min_size=1))
+def test_a_chart_keeps_order_and_stays_in_its_box(series):
+    drawn = chart("t", series)
+    assert [line.name for line in drawn.lines[-1:]] == ([MEAN] if MEAN in series else [drawn.lines[-1].name])
+    assert len(drawn.x_ticks) <= 11
+    for line in drawn.lines:
+        points = series[line.name]
+        assert len(line.dots) == len(points) == len(re.findall(r"[ML]", line.path))
+        assert sum(value != "\N{EN DASH}" for value in line.values) == len(points)
+        for x, y in line.dots:
+            assert drawn.left <= x <= drawn.right
+            assert drawn.top - 0.1 <= y <= drawn.bottom + 0.1
+        heights = dict(zip(sorted(points), [y for _, y in line.dots], strict=True))
+        ordered = sorted(points, key=lambda x: points[x])
+        assert all(heights[a] >= heights[b] for a, b in pairwise(ordered))
+
+
+def test_a_chart_without_finite_values_is_none_and_a_gap_breaks_the_line():
+    assert chart("t", {}) is chart("t", {"a": {0: float("nan")}}) is None
+    drawn = chart("t", {"a": {0: 1.0, 1: 2.0, 3: 4.0}, "b": {0: float("inf"), 2: 3.0}})
+    assert re.sub(r"[\d. ]", "", drawn.lines[0].path) == "MLM"
+
+
+def decode(uri: str) -> np.ndarray:
+    with urlopen(uri) as answer:  # a data URI, no request
+        return np.asarray(Image.open(BytesIO(answer.read())))
+
+
+def test_error_maps_are_the_absolute_difference_to_the_reference_on_one_scale():
+    images = {"a": comparison(1)[0], "b": comparison(2)[0]}
+    panels, scale = make_panels(images, "NET")
+    assert [tile.label for tile in panels[0].tiles] == ["low resolution", "zero-filled", "NET", "reference"]
+    for panel, image in zip(panels, images.values(), strict=True):
+        tiles = [np.rot90(tile).astype(float) for tile in np.split(image, 4, axis=1)]
+        assert (decode(panel.tiles[3].uri) == tiles[3]).all()
+        for drawn, tile in zip(panel.errors, tiles[1:3], strict=True):
+            expected = (np.abs(tile - tiles[3]) * (100 / 255)).clip(0, scale.end)
+            assert np.abs(decode(drawn.uri) * (scale.end / 255) - expected).max() <= scale.end / 255
+        left, top, side = panel.box
+        assert left >= 0 <= top
+        assert left + side <= panel.width
+        assert top + side <= panel.height
+    assert scale.stops[0] == (0, "#000004")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (2_097_152, "2.1 MB"), (3.2e9, "3.20 GB")]
+)
+def test_sizes_are_decimal(value, text):
+    assert _size(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.25, "0.2 s"), (59.4, "59.4 s"), (59.7, "1 min 00 s"), (275, "4 min 35 s"), (7_260, "2 h 01 min")],
+)
+def test_durations_are_readable(value, text):
+    assert _duration(value) == text
+
+
+@pytest.fixture(scope="module")
+def view():
+    if CHROMIUM is None:
+        pytest.skip("no Chromium to open the page in")
+    with browser() as opened:
+        yield opened
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (400, True)])
+def test_a_browser_shows_the_page_without_complaint_at_any_width(view, run, width, dark):
+    page(run)
+    view.open(run / "report.html", width=width, dark=dark)
+    assert view.evaluate("document.documentElement.scrollWidth") == width
+    background = view.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (max(map(int, re.findall(r"\d+", background))) < 60) is dark
+    widths = view.evaluate(
+        "Promise.all([...document.querySelectorAll('image')].map(async (element) => {"
+        "const i = new Image(); i.src = element.href.baseVal; await i.decode(); return i.naturalWidth }))"
+    )
+    assert len(widths) == 3 * 6
+    assert min(widths) > 0
+    assert view.problems == []
+    assert all(request.startswith(("file:", "data:image/png")) for request in view.requests)
+
+
+def test_pointing_reads_a_curve_and_moves_the_enlarged_box(view, run):
+    page(run)
+    view.open(run / "report.html")
+    view.evaluate(
+        "window.point = (selector, x, y) => { const e = document.querySelector(selector), b ="
+        "e.getBoundingClientRect(); e.dispatchEvent(new PointerEvent('pointermove',"
+        "{clientX: b.left + x * b.width, clientY: b.top + y * b.height, pointerType: 'mouse'})) }"
+    )
+    outputs = "[...document.querySelector('.legend').querySelectorAll('output')].map((o) => o.textContent)"
+    assert view.evaluate(outputs) == ["2", "34.33", "33.00", "34.00", "35.00"]
+    view.evaluate("point('.chart svg', 0.1, 0.5)")
+    assert view.evaluate(outputs) == ["0", "32.33", "31.00", "32.00", "33.00"]
+    view.evaluate("point('.overview svg', 0, 0)")
+    zoomed = "[...document.querySelector('.panel').querySelectorAll('[data-zoomed]')]"
+    boxes = f"{zoomed}.map((tile) => tile.getAttribute('viewBox'))"
+    assert view.evaluate(boxes) == ["0 0 15 15"] * 6
+    view.evaluate("const s = document.querySelector('input'); s.value = 1; s.dispatchEvent(new Event('input'))")
+    assert view.evaluate(boxes) == ["0 0 45 45"] * 6
+    assert view.problems == []
+
+
+def test_no_script_but_the_pages_own_may_run(view, run):
+    text = page(run).replace("</main>", "<script>window.slipped = true</script></main>")
+    (run / "report.html").write_text(text)
+    view.open(run / "report.html")
+    assert view.evaluate("window.slipped === undefined")
+    assert any("Content Security Policy" in problem for problem in view.problems)
+    view.problems.clear()
