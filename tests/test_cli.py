@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-COMMANDS = ("demo-data", "prepare", "preflight", "train", "evaluate", "report", "jobs")
+COMMANDS = ("demo-data", "prepare", "preflight", "train", "evaluate", "report", "export", "card", "jobs")
 
 
 def fedmr(*arguments: object) -> subprocess.CompletedProcess[str]:

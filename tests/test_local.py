@@ -3,12 +3,13 @@ import json
 import pytest
 import torch
 
+from fedmr.card import make_card
 from fedmr.data import DataError, load_volumes
 from fedmr.local import comparison_images, evaluate_sites, train_pooled
 from fedmr.metrics import psnr
-from fedmr.models import load_model, save_model
+from fedmr.models import Model, load_model, save_model
 from fedmr.nets import build
-from fedmr.training import super_resolve
+from fedmr.training import evaluate, super_resolve
 from phantoms import write_site
 from simulator import render_tiny_job
 
@@ -33,8 +34,14 @@ def test_pooled_training_writes_a_model_and_a_log_line_per_round(job, data, tmp_
     assert [record["round"] for record in log] == [0, 1]
     assert log[0]["steps"] == log[1]["steps"] == -(-3 * 5 * 6 // 4)  # 3 patients, 5 slices, 6 patches, batches of 4
     assert len(said) == 3
-    net, task = load_model(model)
-    assert not torch.equal(net.head.weight, build(**task.network).head.weight)
+    loaded = load_model(model)
+    assert not torch.equal(loaded.net.head.weight, build(**loaded.task.network).head.weight)
+    validation = [v for n in (1, 2) for v in load_volumes(data / f"site-{n}", loaded.task, ("val",))]
+    card = loaded.card
+    assert card["training"] == {"federated": False, "sites": 2, "rounds": 2, "steps": 2 * log[0]["steps"]}
+    assert card["data"] == {"volumes": {"train": 3, "val": 2}, "contrasts": {"T1w": 5}}
+    assert card["metrics"] == {"split": "val", **evaluate(loaded.net, validation, loaded.task, with_baselines=True)}
+    assert not any(word in json.dumps(card) for word in ("sub-", "site-", str(tmp_path)))
 
 
 def test_sites_and_rounds_can_be_chosen(job, data, tmp_path):
@@ -48,7 +55,7 @@ def test_sites_and_rounds_can_be_chosen(job, data, tmp_path):
 def test_evaluation_is_per_site_and_of_the_named_split(task, data, tmp_path):
     net = build(**task.network)
     torch.nn.init.normal_(net.tail.weight, std=0.01)
-    save_model(tmp_path / "model.pt", net, task)
+    save_model(tmp_path / "model.pt", Model(net, make_card(task)))
     for split in ("val", "test"):
         figures = evaluate_sites(tmp_path / "model.pt", data, split=split)
         images = comparison_images(tmp_path / "model.pt", data, split=split)

@@ -200,6 +200,33 @@ def report(
         console.print(f"wrote {picture}")
 
 
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="Model file of FLARE or of `fedmr train`, or a whole run.")],
+    to: Annotated[str, typer.Option(help="pt, torchscript, onnx or bundle.")],
+    out: Annotated[Path | None, typer.Option(help="What to write; by default the model's name, here.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    licence: Annotated[str, typer.Option(help="Terms of the weights, for the card.")] = "",
+    job: Annotated[Path | None, typer.Option(help="Job of the model, if not beside it.")] = None,
+) -> None:
+    """Write a model, with its card, for use elsewhere: model file, TorchScript, ONNX or MONAI bundle."""
+    from fedmr.export import export as export_model
+
+    console.print(f"wrote {export_model(model, to, out=out, force=force, job=job, licence=licence)}")
+
+
+@app.command()
+def card(
+    model: Annotated[Path, typer.Argument(help="Model file of FLARE or of `fedmr train`, or a whole run.")],
+    job: Annotated[Path | None, typer.Option(help="Job of the model, if not beside it.")] = None,
+) -> None:
+    """Show what a model is: network, training, figures, licence."""
+    from fedmr.card import describe
+    from fedmr.models import load_model
+
+    console.print(describe(load_model(model, job).card), markup=False, highlight=False, soft_wrap=True)
+
+
 def _show(figures: dict[str, Any], title: str, json_file: Path | None) -> None:
     """Print the table and write the same figures to a file, if one is named."""
     from fedmr.report import table

@@ -64,8 +64,9 @@ def convert(
 
 
 def label(scan: Scan) -> str:
-    """What messages at the site call a scan: its file, or the folder of its files."""
-    return str(scan.files[0] if len(scan.files) == 1 else scan.files[0].parent)
+    """What messages at the site call a scan."""
+    many = f" and {len(scan.files) - 1} more files" if len(scan.files) > 1 else ""
+    return f"{scan.files[0]}{many}"
 
 
 def _run(

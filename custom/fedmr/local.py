@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
+from fedmr.card import make_card, summarise_volumes
 from fedmr.config import Task
 from fedmr.data import SPLITS, DataError, PatchSampler, Volume, load_volumes, site_folders
 from fedmr.jobs import read_num_rounds, read_task
-from fedmr.models import load_model, save_model
+from fedmr.models import Model, load_model, save_model
 from fedmr.report import Figures, comparison_image, summarise
 from fedmr.training import Trainer, evaluate
 
@@ -38,7 +38,7 @@ def train_pooled(
         say: receives a progress line per round.
 
     Returns:
-        the model file.
+        the model file, with its card.
 
     Raises:
         DataError: a volume cannot be used, or a named site is not there.
@@ -67,7 +67,11 @@ def train_pooled(
                 f"round {number}/{rounds - 1} | loss {done.loss:.5f} | PSNR before {received['psnr']:.2f} dB | "
                 f"{1000 * done.seconds / done.steps:.0f} ms/step"
             )
-    save_model(out / "model.pt", trainer.net, task)
+    steps = trainer.epoch * trainer.sampler.steps_per_epoch
+    training = {"federated": False, "sites": len(folders), "rounds": rounds, "steps": steps}
+    metrics = {"split": "val", **evaluate(trainer.net, validation, task, with_baselines=True)}
+    card = make_card(task, training=training, data=summarise_volumes(volumes), metrics=metrics)
+    save_model(out / "model.pt", Model(trainer.net, card))
     say(f"wrote {out / 'model.pt'}")
     return out / "model.pt"
 
@@ -79,24 +83,22 @@ def evaluate_sites(model: Path, data: Path, *, split: str = "test", job: Path | 
         DataError: a volume cannot be used or a split is empty.
         ValueError: unknown split or unusable model file.
     """
-    net, task, sites = _open(model, data, split, job)
-    return summarise({s: evaluate(net, load(), task, with_baselines=True) for s, load in sites.items()})
+    opened, sites = _open(model, data, split, job)
+    return summarise({s: evaluate(opened.net, load(), opened.task, with_baselines=True) for s, load in sites.items()})
 
 
 def comparison_images(
     model: Path, data: Path, *, split: str = "test", job: Path | None = None
 ) -> dict[str, np.ndarray[Any, Any]]:
     """`report.comparison_image`, (H, 4*W) uint8, of the first volume of every site; errors as `evaluate_sites`."""
-    net, task, sites = _open(model, data, split, job)
-    return {site: comparison_image(net, load()[0], task)[0] for site, load in sites.items()}
+    opened, sites = _open(model, data, split, job)
+    return {site: comparison_image(opened.net, load()[0], opened.task)[0] for site, load in sites.items()}
 
 
-def _open(
-    model: Path, data: Path, split: str, job: Path | None
-) -> tuple[nn.Module, Task, dict[str, Callable[[], list[Volume]]]]:
-    """Network, task, and per site a function that loads its volumes, so that one site at a time is in memory."""
+def _open(model: Path, data: Path, split: str, job: Path | None) -> tuple[Model, dict[str, Callable[[], list[Volume]]]]:
+    """Model, and per site a function that loads its volumes, so that one site at a time is in memory."""
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}; known are {', '.join(SPLITS)}")
-    net, task = load_model(model, job)
-    net.to("cuda" if torch.cuda.is_available() else "cpu")
-    return net, task, {f.name: partial(load_volumes, f, task, (split,)) for f in site_folders(data)}
+    opened = load_model(model, job)
+    opened.net.to("cuda" if torch.cuda.is_available() else "cpu")
+    return opened, {f.name: partial(load_volumes, f, opened.task, (split,)) for f in site_folders(data)}

@@ -1,58 +1,114 @@
-"""Model files: what FLARE and `fedmr train` leave on disk, as a network that can be used."""
+"""Model files: what FLARE and `fedmr train` leave on disk, as a network that can be used, with its card."""
 
+import pickle
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from fedmr.card import Card, card_of_run, make_card, task_of
 from fedmr.config import Task
+from fedmr.images import write_atomically
 from fedmr.jobs import read_task
 from fedmr.nets import build
+from fedmr.report import find_run
 
-TASK_KEY = "fedmr_task"
+CARD_KEY = "fedmr_card"
 
 
-def save_model(path: Path, net: nn.Module, task: Task) -> None:
-    """Write weights under "model", as FLARE's persistor does, with the task beside them."""
+@dataclass(frozen=True)
+class Model:
+    """A trained network and the card that says how to use it."""
+
+    net: nn.Module
+    card: Card
+
+    @property
+    def task(self) -> Task:
+        """The task of the card."""
+        return Task.from_dict(self.card["task"])
+
+
+def save_model(path: Path, model: Model) -> None:
+    """Write weights under "model", as FLARE's persistor does, with the card beside them."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"model": net.state_dict(), TASK_KEY: task.to_dict()}, path)
+    content = {"model": model.net.state_dict(), CARD_KEY: model.card}
+    write_atomically(path, lambda handle: torch.save(content, handle))
 
 
-def load_model(path: Path, job: Path | None = None) -> tuple[nn.Module, Task]:
-    """Load a network from a file of `save_model` or from FLARE's saved model as it lies on disk.
+def load_model(path: Path, job: Path | None = None) -> Model:
+    """Load a model from a file with a card, from FLARE's saved model as it lies on disk, or from a whole run.
 
     FLARE's file holds weights only; the task comes from the job config, which FLARE leaves beside it in
-    `config/`, or from `job`.
+    `config/`, or from `job`, and the card knows no more than that. Of a run, i.e. a simulator workspace or a
+    downloaded job, the final global model is taken, and the card has the run's figures. Nothing in a file is executed.
 
     Args:
-        path: model file.
-        job: job folder or client config, where it is not beside the file.
+        path: model file or run.
+        job: job folder or client config, where it is not beside a file without a card.
 
     Raises:
-        FileNotFoundError: no model file, or no job config for a file without a task.
-        ValueError: no model file, or weights of another network than the task's.
+        FileNotFoundError: no model file, or no job config for a file without a card.
+        ValueError: no model file, a card that contradicts itself or `job`, or weights of another network.
+        RunError: an incomplete run.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; give a model file such as FL_global_model.pt")
+    if path.is_dir():
+        file = find_run(path) / "app_server" / "FL_global_model.pt"
+        task = Task.from_dict(read_task(job or file.parent))
+        return Model(_network(task, _read(file)["model"], file), card_of_run(path, task))
+    content = _read(path)
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch documents no closed set of errors for a file that is not its own
-        raise ValueError(f"{path} is not a torch model file: {error}") from error
-    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
-        raise ValueError(f'{path} holds no weights under "model"; give a file of FLARE or of `fedmr train`')
-    if job is None and TASK_KEY in content:
-        task = Task.from_dict(content[TASK_KEY])
-    else:
+        card = _card(content, path, job)
+        task = task_of(card)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be used: {error}") from None
+    return Model(_network(task, content["model"], path), card)
+
+
+def _card(content: dict[str, Any], path: Path, job: Path | None) -> Any:
+    if CARD_KEY not in content:
         try:
-            task = Task.from_dict(read_task(job or path.parent))
+            return make_card(Task.from_dict(read_task(job or path.parent)))
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"{path} says nothing of its network and no job config lies beside it ({error}); name one by --job"
             ) from None
-    net = build(**task.network)
+    card = content[CARD_KEY]
+    if job is not None and task_of(card).network != (network := Task.from_dict(read_task(job)).network):
+        raise ValueError(f"its card says {card['task']['network']}, the job {job} {dict(network)}. Leave out --job")
+    return card
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; give a model file such as FL_global_model.pt")
     try:
-        net.load_state_dict({name: torch.as_tensor(value) for name, value in content["model"].items()})
-    except RuntimeError as error:
-        raise ValueError(f"{path} does not hold the network {dict(task.network)}: {error}") from None
-    return net, task
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        # torch's own message advises to load without weights_only, which would run whatever the file says
+        raise ValueError(
+            f"{path} is not a model file: it holds more than weights and plain values, and was not opened, because "
+            "that could run foreign code. Do not open it otherwise unless you trust its origin"
+        ) from None
+    except Exception as error:  # torch documents no closed set of errors for a file that is not its own
+        reason = str(error).partition(". ")[0] or type(error).__name__  # the rest of torch's text is advice
+        raise ValueError(f"{path} is not a torch model file or is truncated: {reason}") from None
+    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
+        raise ValueError(f'{path} holds no weights under "model"; give a file of FLARE or of `fedmr train`')
+    return content
+
+
+def _network(task: Task, weights: dict[str, Any], path: Path) -> nn.Module:
+    try:
+        net = build(**task.network)
+        tensors = {name: torch.as_tensor(value) for name, value in weights.items()}
+        net.load_state_dict(tensors)
+    except (RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())  # torch writes a line per tensor
+        raise ValueError(f"{path} does not hold the network {dict(task.network)}: {reason[:300]}") from None
+    bad = [name for name, value in tensors.items() if not torch.isfinite(value).all()]
+    if bad:
+        raise ValueError(f"{path} holds weights that are NaN or infinite, in {bad[0]}; its training failed")
+    return net

@@ -199,6 +199,6 @@ def interpolate(low: Tensor, scale: int, grid: Grid = "pixel0", kernel: Tensor |
         (N, 1, scale*h, scale*w), same intensity scale.
     """
     if kernel is None:
-        kernel = interpolation_kernel(scale, grid)
-    phases = F.conv2d(F.pad(low, (2, 2, 2, 2), mode="replicate"), kernel.to(low))
+        kernel = interpolation_kernel(scale, grid).to(low)
+    phases = F.conv2d(F.pad(low, (2, 2, 2, 2), mode="replicate"), kernel)
     return F.pixel_shuffle(phases, scale)

@@ -96,8 +96,11 @@ def prepare(
     volumes = _entries(records, scans, private, _decide(scans, private, folder, options))
     _write(folder, site, volumes)
     notes = [f"{label(scan)}: {note}" for name, scan in scans.items() for note in records[name]["notes"]]
-    if removed := _remove_others(folder, volumes):
-        notes.append(f"{removed} cached files of an earlier run, whose scans are not used any more, were removed")
+    gone = _remove_others(folder, volumes) - set(records)
+    if gone:
+        notes.append(
+            f"the cached volumes of {len(gone)} scans, which an earlier run found and this one not, were removed"
+        )
     return Outcome(folder / DATALIST, volumes, problems, notes, found.left_out, kept)
 
 
@@ -241,10 +244,10 @@ def _write(folder: Path, site: str, volumes: list[dict[str, Any]]) -> None:
     write_atomically(path, lambda handle: handle.write(text.encode()))
 
 
-def _remove_others(folder: Path, volumes: list[dict[str, Any]]) -> int:
-    """Remove cached files that the datalist does not name; returns their number."""
+def _remove_others(folder: Path, volumes: list[dict[str, Any]]) -> set[str]:
+    """Remove cached files that the datalist does not name; returns the names of their volumes."""
     named = {folder / entry[key] for entry in volumes for key in ("image", "kspace") if key in entry}
     others = [path for path in (folder / VOLUMES).iterdir() if path not in named]
     for path in others:
         path.unlink()
-    return len(others)
+    return {path.stem for path in others}

@@ -199,7 +199,9 @@ def test_sites_on_one_machine_share_its_cores(tmp_path, monkeypatch):
     assert _threads_per_site(tmp_path / "site-1") == 3
 
 
-def test_a_site_without_data_says_where_the_data_root_is_stated_and_no_path(tmp_path, task, start, fl_ctx, caplog, monkeypatch):
+def test_a_site_without_data_says_where_the_data_root_is_stated_and_no_path(
+    tmp_path, task, start, fl_ctx, caplog, monkeypatch
+):
     monkeypatch.delenv(DATA_ROOT_VARIABLE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("fedmr.flare.sites._typed_in", lambda: [])  # the tests' own folder may hold data/

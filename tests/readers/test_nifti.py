@@ -65,6 +65,7 @@ def test_in_any_other_folder_names_never_split_a_patient():
         ("t1_mprage_sag_p2", "T1w"),
         ("T2 FLAIR", "FLAIR"),
         ("AXT1POST", "T1ce"),
+        ("AX T1 FSE POST", "T1ce"),
         ("CORPDFS_FBK", "PDw"),
         ("ep2d_diff T2star", "T2starw"),
         ("TOF_3D", "angio"),

@@ -47,9 +47,9 @@ class Found:
 
 # In this order: a name that says FLAIR or contrast agent often says T1 or T2 as well.
 _CONTRASTS = {
-    "FLAIR": r"flair|dark.?fluid",
+    "FLAIR": r"flair|dark.?fluid|fluid.?att",
     "T2starw": r"t2.?star|t2\*|swi\b|gre.?t2",
-    "T1ce": r"t1.?(ce|gd|c\b|post|km|contrast)",
+    "T1ce": r"t1.?(ce|gd|c\b|km)|t1.*(post|contrast|gad)",
     "T1w": r"t1|mp.?rage|spgr|bravo",
     "T2w": r"t2",
     "PDw": r"(?<![a-z])(ax|cor|sag)?pd(w|fs)?(?![a-z])|proton",
