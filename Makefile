@@ -32,7 +32,7 @@ sim: setup  ## run JOB on the sites in data/ (or FEDMR_DATA_ROOT): table and pic
 	$(BIN)/fedmr report $(RUN) --json $(RUN)/figures.json --picture $(RUN)/comparison.png
 
 test: setup  ## unit tests, then whole federations in the simulator
-	$(BIN)/pytest -m "not e2e" --durations=5
+	$(BIN)/pytest -m "not e2e" -n 2 --durations=5
 	$(BIN)/pytest -m e2e --durations=5
 
 check: setup  ## lint, types, and the job folders

@@ -200,6 +200,7 @@ def python(folder, environment, *arguments):
     return result.stdout
 
 
+@pytest.mark.e2e
 def test_a_bundle_runs_by_monais_command_without_fedmr(source, tmp_path, without_fedmr):
     scan = tmp_path / "scan [1].nii.gz"
     write_scan(scan, "RAS", thickness=0.5)
@@ -249,6 +250,7 @@ workflow.run()
 """
 
 
+@pytest.mark.e2e
 def test_a_bundle_passes_monais_verification_and_takes_a_folder_of_scans(tmp_path, without_fedmr):
     model = trained("bicubic", 4)
     save_model(tmp_path / "model.pt", model)

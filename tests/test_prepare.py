@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -17,6 +18,7 @@ from fedmr.data import load_volumes, read_datalist, read_volume
 from fedmr.images import DataError
 from fedmr.prepare import Options, hospitals, prepare
 from phantoms import phantom
+from readers import dicom_files, fastmri_files
 
 AFFINE = np.diag([1.0, 1.0, 5.0, 1.0])
 ONE = Options(workers=1)
@@ -167,6 +169,64 @@ def test_a_collection_of_hospitals_makes_a_site_of_each(tmp_path):
     write(tmp_path / "plain" / "a.nii")
     with pytest.raises(DataError, match="names no hospitals; leave out --by-hospital"):
         hospitals(tmp_path / "plain")
+
+
+def write_bids(source):
+    write_patients(source, 3)
+    return ["FLAIR", "T1w"] * 3
+
+
+def write_plain(source):
+    for n in range(3):
+        write(source / f"patient {n}" / "t2_tse.nii.gz", phantom(n))
+    return ["T2w"] * 3
+
+
+def write_ixi(source):
+    for n in range(3):
+        write(source / f"IXI00{n}-Guys-0700-PD.nii.gz", phantom(n))
+    return ["PDw"] * 3
+
+
+def write_brats(source):
+    for n in range(3):
+        for contrast in ("t1ce", "flair", "seg"):
+            name = f"BraTS20_Training_00{n}"
+            write(source / name / f"{name}_{contrast}.nii.gz", phantom(10 * n + len(contrast)))
+    return ["T1ce", "FLAIR"] * 3
+
+
+def write_dicom(source):
+    for n in range(3):
+        for kind, description in enumerate(("t1_se_tra", "t2_tse_tra")):
+            origin, tags = (n, kind, 0), {"PatientID": str(n), "SeriesDescription": description}
+            dicom_files.write_classic(source / str(n) / str(kind), dicom_files.Series(origin=origin, tags=tags))
+    return ["T1w", "T2w"] * 3
+
+
+def write_fastmri(source):
+    for n in range(3):
+        kspace = fastmri_files.kspace_of(seed=n)
+        attributes = {"patient_id": f"{n}", "acquisition": "AXT2"}
+        fastmri_files.write(source / f"file{n}.h5", {"kspace": kspace}, **attributes)
+    return ["T2w"] * 3
+
+
+@pytest.mark.parametrize("make", [write_bids, write_plain, write_ixi, write_brats, write_dicom, write_fastmri])
+def test_every_format_is_recognised_and_gives_volumes_to_train_on(make, tmp_path, task):
+    contrasts = make(tmp_path / "source")
+    outcome = prepare(tmp_path / "source", site="a", out=tmp_path / "data", options=ONE)
+    assert outcome.problems == []
+    assert sorted(v["contrast"] for v in outcome.volumes) == sorted(contrasts)
+    assert len({v["patient"] for v in outcome.volumes}) == 3
+    folder = tmp_path / "data" / "a"
+    assert all(v.hr.isfinite().all() for v in load_volumes(folder, replace(task, patch_size=6)))
+    for entry in outcome.volumes:
+        assert ("kspace" in entry) == (make is write_fastmri)
+        if "kspace" in entry:
+            kspace = np.load(folder / entry["kspace"], mmap_mode="r")
+            assert kspace.dtype == np.complex64
+            assert kspace.shape[0] == entry["shape"][2]
 
 
 def test_the_sites_choice_to_share_pictures_stays(source, tmp_path):
