@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -136,6 +137,26 @@ prepare(Path(sys.argv[1]), site="a", out=Path(sys.argv[2]), options=Options(work
     (tmp_path / "whole" / "a" / "private" / "sources.jsonl").unlink()
     prepare(source, site="a", out=tmp_path / "whole", options=ONE)
     assert tree(tmp_path / "whole") == tree(tmp_path / "data")
+
+
+def test_ctrl_c_is_one_line_and_loses_nothing(tmp_path):
+    first = write(tmp_path / "source" / "0" / "T1w.nii.gz", phantom(0, (200, 200, 20)))
+    for n in range(1, 40):
+        (tmp_path / "source" / str(n)).mkdir()
+        shutil.copy(first, tmp_path / "source" / str(n))
+    command = [Path(sys.executable).parent / "fedmr", "prepare", tmp_path / "source", "--site", "a", "--out", tmp_path]
+    journal = tmp_path / "a" / "private" / "sources.jsonl"
+    with subprocess.Popen(
+        [*map(str, command), "--workers", "2"], stderr=subprocess.PIPE, start_new_session=True
+    ) as run:
+        while run.poll() is None and (not journal.is_file() or not journal.read_text()):
+            time.sleep(0.01)
+        os.killpg(run.pid, signal.SIGINT)  # as the terminal does: to the workers, too
+        error = run.stderr.read().decode()
+    assert run.returncode == 1
+    assert error == "error: interrupted; the same command goes on where it stopped\n"
+    assert 0 < len(list((tmp_path / "a" / "volumes").iterdir())) < 40
+    assert not (tmp_path / "a" / "datalist.json").exists()
 
 
 def test_contrasts_can_be_chosen(source, tmp_path):

@@ -84,7 +84,10 @@ def prepare(
     for name, chosen in sites.items():
         with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console, transient=True) as bar:
             advance = partial(_advance, bar, bar.add_task(name, total=None))
-            outcome = prepare_site(source, site=name, out=out, options=chosen, progress=advance)
+            try:
+                outcome = prepare_site(source, site=name, out=out, options=chosen, progress=advance)
+            except KeyboardInterrupt:
+                raise RuntimeError("interrupted; the same command goes on where it stopped") from None
         show(outcome, console)
         complete &= not outcome.problems
     if not complete:
