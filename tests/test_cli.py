@@ -8,7 +8,7 @@ import pytest
 
 from fedmr.cli import main
 
-COMMANDS = ("demo-data", "prepare", "preflight", "train", "evaluate", "report", "export", "card", "jobs")
+COMMANDS = ("demo-data", "prepare", "preflight", "train", "evaluate", "report", "infer", "export", "card", "jobs")
 
 
 @pytest.fixture

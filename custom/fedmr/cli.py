@@ -204,6 +204,49 @@ def report(
 
 
 @app.command()
+def infer(
+    model: Annotated[
+        Path, typer.Argument(help="Model file of FLARE, `fedmr train` or `fedmr export`, or a whole run.")
+    ],
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help="NIfTI file, DICOM series, or a folder of either.")],
+    target: Annotated[Path, typer.Argument(metavar="OUTPUT", help="File for a NIfTI file, folder for all else.")],
+    plane: Annotated[str, typer.Option(help="axial, coronal or sagittal; the acquisition plane by default.")] = "",
+    data_consistency: Annotated[
+        bool,
+        typer.Option("--data-consistency", help="Put the scan's own k-space back: the result never contradicts it."),
+    ] = False,
+    fast: Annotated[bool, typer.Option("--fast", help="16-bit arithmetic, where the hardware has it.")] = False,
+    tile: Annotated[int, typer.Option(help="Side of tiles in LR pixels; chosen by memory by default.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda; the GPU by default, where there is one.")] = "",
+    layout: Annotated[str, typer.Option("--format", help="nifti or dicom, for a folder that holds both.")] = "auto",
+    force: Annotated[bool, typer.Option("--force", help="Replace results that are there.")] = False,
+    job: Annotated[Path | None, typer.Option(help="Job of the model, if not beside it.")] = None,
+) -> None:
+    """Super-resolve scans in the plane of their slices; geometry, intensities and type are those of the input.
+
+    Exit code 0: all scans were super-resolved; 3: some could not be used, each is named with the reason, and the others
+    were; 1: none was.
+    """
+    from fedmr.infer import infer as infer_scans
+    from fedmr.infer_volume import Options
+    from fedmr.summary import show_results
+
+    options = Options(plane, data_consistency, tile, not fast, device)
+    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console, transient=True) as bar:
+        task = bar.add_task("", total=None)
+
+        def advance(name: str, done: int, total: int) -> None:
+            bar.update(task, description=escape(Path(name).name), completed=done, total=total)
+
+        outcome = infer_scans(
+            model, source, target, options=options, job=job, force=force, layout=layout, progress=advance
+        )
+    show_results(outcome, console)
+    if outcome.problems:
+        raise typer.Exit(3)
+
+
+@app.command()
 def export(
     model: Annotated[Path, typer.Argument(help="Model file of FLARE or of `fedmr train`, or a whole run.")],
     to: Annotated[str, typer.Option(help="pt, torchscript, onnx or bundle.")],

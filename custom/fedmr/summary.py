@@ -1,7 +1,11 @@
-"""What `fedmr prepare` tells the person at the site. It names files, so it goes to the terminal and nowhere else."""
+"""What `fedmr prepare` and `fedmr infer` tell the person at the site.
+
+It names files, so it goes to the terminal and nowhere else.
+"""
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -10,22 +14,38 @@ from rich.table import Table
 from fedmr.prepare import Outcome
 from fedmr.splits import SPLITS
 
+if TYPE_CHECKING:  # imports torch, which preparing does not need
+    from fedmr import infer
+
 _SHOWN = 20
 
 
 def show(outcome: Outcome, console: Console) -> None:
     """Print counts by contrast and split, what was remarkable, what was left out, and every problem."""
     console.print(_table(outcome))
-    _list(console, outcome.notes, "note", "yellow", _SHOWN)
-    if outcome.left_out:
-        reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(outcome.left_out.items()))
-        console.print(f"left out as no scans for training: {escape(reasons)}")
-    _list(console, outcome.problems, "not used", "red", len(outcome.problems))
+    _remarks(outcome, console)
     kept = f" ({outcome.kept} of them kept from an earlier run)" if outcome.kept else ""
     console.print(
         f"{len(outcome.volumes)} scans prepared{kept}, {len(outcome.problems)} not usable; wrote {outcome.datalist}",
         soft_wrap=True,
     )
+
+
+def show_results(outcome: "infer.Outcome", console: Console) -> None:
+    """Print what was remarkable, what was left out, every problem, and what was written."""
+    _remarks(outcome, console)
+    for path in outcome.written[:_SHOWN]:
+        console.print(f"wrote {path}", soft_wrap=True, markup=False)
+    if len(outcome.written) > 1 or outcome.problems:
+        console.print(f"{len(outcome.written)} scans super-resolved, {len(outcome.problems)} not usable")
+
+
+def _remarks(outcome: "Outcome | infer.Outcome", console: Console) -> None:
+    _list(console, outcome.notes, "note", "yellow", _SHOWN)
+    if outcome.left_out:
+        reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(outcome.left_out.items()))
+        console.print(f"left out as no scans: {escape(reasons)}")
+    _list(console, outcome.problems, "not used", "red", len(outcome.problems))
 
 
 def _table(outcome: Outcome) -> Table:
