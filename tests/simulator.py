@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from fedmr.data import DATA_ROOT_VARIABLE
-from fedmr.jobs import render
+from fedmr.jobs import rendered
 from phantoms import write_site
 
 ROOT = Path(__file__).parents[1]
@@ -14,21 +14,32 @@ SITES = ("site-1", "site-2", "site-3", "site-4")
 ROUNDS = 3
 
 TINY = """
+include required("%s.conf")
 name = tiny
-include required("tasks/sr_x2.conf")
 task { network { channels = 8, blocks = 1 }, batch_size = 4, patch_size = 12, warmup_steps = 2 }
-include required("base.conf")
 num_rounds = %d
+%s
 """
 
 
 def simulate(
-    job: Path, workspace: Path, data: Path | None, *, sites: int, threads: int, folder: Path = ROOT
+    job: Path,
+    workspace: Path,
+    data: Path | None,
+    *,
+    sites: int,
+    threads: int,
+    folder: Path = ROOT,
+    modules: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run `nvflare simulator` as a user types it in `folder`; without `data` the sites look for it themselves."""
+    """Run `nvflare simulator` as a user types it in `folder`; without `data` the sites look for it themselves.
+
+    `modules` is a folder of modules that the job needs beside the package.
+    """
     tools = Path(sys.executable).parent
     command = [tools / "nvflare", "simulator", job, "-w", workspace, "-n", sites, "-t", threads]
     environment = {"PATH": f"{tools}:/usr/bin:/bin", "HOME": "/tmp"} | ({DATA_ROOT_VARIABLE: str(data)} if data else {})
+    environment |= {"PYTHONPATH": str(modules)} if modules else {}
     return subprocess.run(
         list(map(str, command)), env=environment, cwd=folder, capture_output=True, text=True, timeout=300, check=False
     )
@@ -41,9 +52,11 @@ def write_hospitals(root: Path) -> Path:
     return root
 
 
-def render_tiny_job(folder: Path, rounds: int = ROUNDS) -> Path:
-    """Render the job `tiny` under `folder` and return its folder."""
+def render_tiny_job(folder: Path, rounds: int = ROUNDS, *, job: str = "mscan_fedavg", overlay: str = "") -> Path:
+    """Render the job `tiny`, i.e. `job` made small, with further config lines, under `folder`; return its folder."""
     shutil.copytree(ROOT / "app_configs", folder / "app_configs")
-    (folder / "app_configs" / "tiny.conf").write_text(TINY % rounds)
-    render(folder / "app_configs", folder / "jobs")
-    return folder / "jobs" / "tiny"
+    (folder / "app_configs" / "tiny.conf").write_text(TINY % (job, rounds, overlay))
+    for path, text in rendered(folder / "app_configs", "tiny").items():
+        (folder / "tiny" / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "tiny" / path).write_text(text)
+    return folder / "tiny"

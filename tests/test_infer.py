@@ -168,7 +168,7 @@ def test_what_is_there_is_kept_unless_forced(saved, scan, tmp_path):
 def test_the_input_is_never_overwritten(saved, scan, target):
     (scan.parent / "link.nii.gz").symlink_to(scan)
     before = scan.read_bytes()
-    with pytest.raises(DataError, match="is the input .*, holds it or lies in it"):
+    with pytest.raises(DataError, match=r"is the input .*, holds it or lies in it"):
         infer(saved, scan, scan.parent / target, force=True)
     assert scan.read_bytes() == before
 
@@ -277,7 +277,7 @@ def test_no_folder_replaces_its_own_source(saved, tmp_path):
     write_classic(tmp_path / "in", Series(shape=(20, 18, 3)))
     before = content(tmp_path / "in")
     for target in (tmp_path / "in", tmp_path / "in" / "out", tmp_path):
-        with pytest.raises(DataError, match="is the input .*, holds it or lies in it"):
+        with pytest.raises(DataError, match=r"is the input .*, holds it or lies in it"):
             infer(saved, tmp_path / "in", target, force=True)
     assert content(tmp_path / "in") == before
 

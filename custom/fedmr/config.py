@@ -6,6 +6,9 @@ from typing import Any
 
 from fedmr.physics import GRID_OF, Degradation, Grid
 
+# What a site does beside plain training, with its parameters; made by `fedmr.algorithms.make_trainer`.
+ALGORITHMS = {"fedavg": (), "fedprox": ("mu",), "scaffold": (), "ditto": ("strength",), "local": ()}
+
 
 @dataclass(frozen=True)
 class Task:
@@ -24,6 +27,7 @@ class Task:
         patches_per_slice: patches drawn per training slice and epoch.
         local_epochs: epochs per federated round.
         seed: seed of the sampling; the same at every site, so that results do not depend on site names.
+        algorithm: name and parameters of what a site does, one of `ALGORITHMS`.
     """
 
     network: Mapping[str, Any]
@@ -38,6 +42,7 @@ class Task:
     patches_per_slice: int = 4
     local_epochs: int = 1
     seed: int = 0
+    algorithm: Mapping[str, Any] = field(default_factory=lambda: {"name": "fedavg"})
 
     def __post_init__(self) -> None:
         if self.degradation not in GRID_OF:
@@ -54,6 +59,19 @@ class Task:
         for name in ("learning_rate", "batch_size", "patch_size", "patches_per_slice", "local_epochs"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"task: {name} is {getattr(self, name)}; it must be above 0")
+        self._check_algorithm()
+
+    def _check_algorithm(self) -> None:
+        given = dict(self.algorithm)
+        name = given.pop("name", None)
+        if name not in ALGORITHMS:
+            raise ValueError(f"task: algorithm {name!r} is unknown; known are {', '.join(ALGORITHMS)}")
+        if set(given) != set(ALGORITHMS[name]):
+            wanted = ", ".join(ALGORITHMS[name]) or "no parameters"
+            raise ValueError(f"task: algorithm {name} takes {wanted}, not {', '.join(given) or 'none'}")
+        for parameter, value in given.items():
+            if not value >= 0:
+                raise ValueError(f"task: algorithm {name} has {parameter} {value}; it must be 0 or above")
 
     @property
     def scale(self) -> int:

@@ -5,6 +5,7 @@ HOCON includes inside a job do not work in FLARE 2.9.0 and symbolic links arrive
 
 import importlib
 import inspect
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from fedmr.nets import build
 
 CLIENT_CONFIG = Path("app/config/config_fed_client.conf")
 SERVER_CONFIG = Path("app/config/config_fed_server.conf")
+_PRIVACY_FILTERS = "fedmr.flare.filters."
 _SECTIONS = {"meta": Path("meta.conf"), "server": SERVER_CONFIG, "client": CLIENT_CONFIG}
 _CUSTOM_README = """This folder marks the job as one with custom code: without it FLARE checks the job against its class
 allow-list and refuses `fedmr`. The code itself is the installed package.
@@ -55,7 +57,8 @@ def render(configs: Path, jobs: Path) -> list[str]:
 
 
 def check(configs: Path, jobs: Path) -> list[str]:
-    """Problems of all jobs: stale files, components that do not import, unknown arguments, a task that is none."""
+    """Problems of all jobs: stale files, components that do not import, unknown arguments, a task that is none,
+    privacy filters that see only ciphertext or leave a task out."""
     problems = []
     for name in job_names(configs):
         for path, text in rendered(configs, name).items():
@@ -66,6 +69,7 @@ def check(configs: Path, jobs: Path) -> list[str]:
         for section in ("server", "client"):
             nodes = _components(tree[section])
             problems += [f"{name} {section}: {p}" for node in nodes for p in _component_problems(node)]
+        problems += [f"{name} client: {p}" for p in _filter_problems(tree["client"])]
         try:
             if "task" in tree:  # else the job does not train
                 build(**Task.from_dict(tree["task"].as_plain_ordered_dict()).network)
@@ -122,6 +126,21 @@ def _components(node: Any) -> Iterator[ConfigTree]:
     elif isinstance(node, list):
         for value in node:
             yield from _components(value)
+
+
+def _filter_problems(client: ConfigTree) -> list[str]:
+    problems = []
+    protected = set()
+    for chain in client["task_result_filters"]:
+        paths = [node["path"] for node in chain["filters"]]
+        protected |= {task for task in chain["tasks"] if any(path.startswith(_PRIVACY_FILTERS) for path in paths)}
+        for earlier, later in itertools.pairwise(paths):
+            if earlier.endswith("Encryptor"):
+                problems.append(f"{later} comes after {earlier} and would see only ciphertext; put it before")
+    tasks = {task for executor in client["executors"] for task in executor["tasks"]}
+    if protected and tasks - protected:
+        problems.append(f"no privacy filter covers {', '.join(sorted(tasks - protected))}, as one does the other tasks")
+    return problems
 
 
 def _component_problems(node: ConfigTree) -> list[str]:

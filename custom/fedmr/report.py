@@ -23,6 +23,7 @@ TILES = {
     "reference": None,
 }
 FINAL_MODEL = "SRV_FL_global_model.pt"
+PERSONAL = "personal"  # figures of a network that stays at its site; only some algorithms have one
 
 Figures = dict[str, Any]
 
@@ -33,12 +34,13 @@ class RunError(RuntimeError):
 
 def summarise(sites: dict[str, dict[str, Any]]) -> Figures:
     """Add the mean over sites: ``{"sites": {SITE: {"n_volumes", METHOD: {"psnr", ..}}}, "mean": {METHOD: ..}}``."""
+    methods = [*METHODS, PERSONAL] if all(PERSONAL in site for site in sites.values()) else METHODS
     mean = {
         method: {
             name: sum(site[method][name] for site in sites.values()) / len(sites)
             for name in next(iter(sites.values()))[method]
         }
-        for method in METHODS
+        for method in methods
     }
     return {"sites": sites, "mean": mean}
 
@@ -151,6 +153,21 @@ def table(figures: Figures, title: str) -> Table:
     for row in sites:
         view.add_row(*row, end_section=row is sites[-1])
     view.add_row(*mean)
+    return view
+
+
+def personal_table(figures: Figures) -> Table | None:
+    """Every site's personal model beside the global one on the site's own test volumes; None if there is none."""
+    if PERSONAL not in figures["mean"]:
+        return None
+    view = Table(title="personal models, each on its own site", caption="PSNR (dB) / SSIM; the models stay there")
+    for label in ("site", "global", "personal", "gain over global"):
+        view.add_column(label, justify="left" if label == "site" else "right", no_wrap=True)
+    rows = [*figures["sites"].items(), ("mean", figures["mean"])]
+    for site, row in rows:
+        cells = [f"{row[m]['psnr']:.2f} / {row[m]['ssim']:.4f}" for m in ("model", PERSONAL)]
+        gain = f"{row[PERSONAL]['psnr'] - row['model']['psnr']:+.2f}"
+        view.add_row(site, *cells, gain, end_section=site == rows[-2][0])
     return view
 
 

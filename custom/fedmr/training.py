@@ -4,7 +4,7 @@ An algorithm that changes local training (FedProx, SCAFFOLD, cross-site modellin
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,9 @@ _EVALUATION_PIXELS = 2**16
 class Hook:
     """What an algorithm may do during local training; every method may be left as it is."""
 
+    def receive(self, arrays: Mapping[str, Tensor]) -> None:
+        """What the server sent beside the weights, by parameter name; before `round_started`."""
+
     def round_started(self, net: nn.Module) -> None:
         """The network holds the weights received for this round."""
 
@@ -38,6 +41,10 @@ class Hook:
 
     def round_finished(self, net: nn.Module, steps: int) -> None:
         """`steps` optimisation steps have been taken since `round_started`."""
+
+    def send(self) -> dict[str, Tensor]:
+        """What leaves the site beside the weight difference, by parameter name; after `round_finished`."""
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         """State that must survive the process."""
@@ -187,6 +194,10 @@ class Trainer:
         sampler: the site's training patches; training runs on its device.
         rounds: number of federated rounds; the learning rate falls over all of them.
         hooks: algorithm.
+
+    Attributes:
+        net: the network, which the federation shares.
+        personal: a network that stays at the site, for an algorithm that has one.
     """
 
     def __init__(
@@ -198,12 +209,22 @@ class Trainer:
         hooks: Sequence[Hook] = (),
     ) -> None:
         self.task, self.sampler, self.hooks = task, sampler, list(hooks)
+        self.personal: nn.Module | None = None
         self.net = build(**task.network).to(sampler.device)
         self.loss = WeightedSum(task.loss)
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=task.learning_rate)
         total = max(rounds * task.local_epochs * self.sampler.steps_per_epoch, 1)
         self.schedule = _warmup_then_cosine(self.optimizer, task, total)
         self.epoch = 0
+
+    def receive(self, arrays: Mapping[str, Tensor]) -> None:
+        """Hand the hooks what the server sent beside the weights."""
+        for hook in self.hooks:
+            hook.receive(arrays)
+
+    def send(self) -> dict[str, Tensor]:
+        """What the hooks have for the server beside the weight difference, after a round."""
+        return {name: value for hook in self.hooks for name, value in hook.send().items()}
 
     def run_round(
         self,

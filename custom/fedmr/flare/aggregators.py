@@ -1,7 +1,7 @@
 """Server-side aggregation."""
 
 import numpy as np
-from nvflare.apis.dxo import DXO, from_shareable
+from nvflare.apis.dxo import DXO, DataKind, from_shareable
 from nvflare.apis.fl_constant import ReservedKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
@@ -25,16 +25,21 @@ class WeightedAggregator(InTimeAccumulateWeightedAggregator):
             dxo = from_shareable(shareable)
         except ValueError:
             return bool(super().accept(shareable, fl_ctx))  # the base class reports it
-        dxo.data = _cast(dxo, np.float64)
+        _cast(dxo, np.float64)
         return bool(super().accept(dxo.update_shareable(shareable), fl_ctx))
 
     def aggregate(self, fl_ctx: FLContext) -> Shareable:
         """Weighted mean of the accepted updates, float32."""
         result = super().aggregate(fl_ctx)
         dxo = from_shareable(result)
-        dxo.data = _cast(dxo, np.float32)
+        _cast(dxo, np.float32)
         return dxo.update_shareable(result)
 
 
-def _cast(dxo: DXO, dtype: type) -> dict[str, np.ndarray]:
-    return {name: np.asarray(value, dtype=dtype) for name, value in dxo.data.items()}
+def _cast(dxo: DXO, dtype: type) -> None:
+    """Convert all arrays; those of a collection, e.g. SCAFFOLD's weights and controls, one by one."""
+    if dxo.data_kind == DataKind.COLLECTION:
+        for part in dxo.data.values():
+            _cast(part, dtype)
+    else:
+        dxo.data = {name: np.asarray(value, dtype=dtype) for name, value in dxo.data.items()}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from nvflare.apis.analytix import AnalyticsDataType
-from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
+from nvflare.apis.dxo import DXO, DataKind, MetaKey
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
@@ -17,13 +17,19 @@ from nvflare.app_common.abstract.learner_spec import Learner
 from nvflare.app_common.app_constant import AppConstants, ValidateType
 from nvflare.app_common.tracking.log_writer import LogWriter
 
+from fedmr.algorithms import make_trainer
+from fedmr.card import make_card
 from fedmr.config import Task
+from fedmr.cross_site import OF_SERVER
 from fedmr.data import DataError, PatchSampler, load_volumes, read_datalist
+from fedmr.flare.algorithms import pack, unpack
 from fedmr.flare.sites import site_folder
+from fedmr.models import Model, save_model
 from fedmr.report import comparison_image
 from fedmr.training import Progress, Trainer, evaluate
 
 STATE_FILE = "fedmr_site_state.pt"
+PERSONAL_FILE = "fedmr_personal_model.pt"
 
 
 class SuperResolutionLearner(Learner):
@@ -33,6 +39,9 @@ class SuperResolutionLearner(Learner):
     difference with the number of optimisation steps. Optimiser, schedule and hooks are saved on the site after
     every round, because a simulator with fewer threads than sites starts a new process for every turn. The
     `validate` task evaluates on the test volumes. A site whose data cannot be used says why, once, and fails the job.
+
+    An algorithm's personal network is evaluated beside the received one and saved on the site as a model file. By the
+    algorithm "local" it is the only one: the site takes no weights from the server but the first and returns none.
 
     Args:
         task: the numbers of `fedmr.config.Task`.
@@ -89,9 +98,10 @@ class SuperResolutionLearner(Learner):
         if progress.stopped:
             return make_reply(ReturnCode.TASK_ABORTED)
         self._save(trainer)
-        difference = {k: (v - received[k]).cpu().numpy() for k, v in trainer.net.state_dict().items()}
-        dxo = DXO(DataKind.WEIGHT_DIFF, data=difference, meta={MetaKey.NUM_STEPS_CURRENT_ROUND: progress.steps})
-        return dxo.to_shareable()
+        trained = {} if _is_alone(trainer) else trainer.net.state_dict()
+        difference = {k: (v - received[k]).cpu().numpy() for k, v in trained.items()}
+        controls = {k: v.cpu().numpy() for k, v in trainer.send().items()}
+        return pack(difference, progress.steps, controls).to_shareable()
 
     def validate(self, data: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         """Before training: received weights on the validation volumes. As a task of its own: on the test volumes."""
@@ -100,15 +110,8 @@ class SuperResolutionLearner(Learner):
         self._round_started = time.perf_counter()
         before_training = data.get_header(AppConstants.VALIDATE_TYPE) == ValidateType.BEFORE_TRAIN_VALIDATE
         trainer = self._prepare(data, data.get_header(AppConstants.NUM_ROUNDS, 1))
-        split = "val" if before_training else "test"
         try:
-            result = evaluate(
-                trainer.net,
-                self._volumes[split],
-                self._task,
-                with_baselines=not before_training,
-                should_stop=lambda: bool(abort_signal.triggered),
-            )
+            result = self._evaluate(trainer, "val" if before_training else "test", abort_signal)
         except InterruptedError:
             return make_reply(ReturnCode.TASK_ABORTED)
         model = result["model"]
@@ -116,6 +119,8 @@ class SuperResolutionLearner(Learner):
             self._received_psnr = model["psnr"]
             for name in ("psnr", "ssim"):
                 self._stream(f"val/{name}", model[name], trainer.epoch)
+                if "personal" in result:
+                    self._stream(f"val/personal_{name}", result["personal"][name], trainer.epoch)
             self._stream_image("val", trainer, trainer.epoch)
             return DXO(DataKind.METRICS, data={MetaKey.INITIAL_METRICS: model}).to_shareable()
         owner = str(data.get_header(AppConstants.MODEL_OWNER))
@@ -129,6 +134,18 @@ class SuperResolutionLearner(Learner):
             return make_reply(ReturnCode.EXECUTION_RESULT_ERROR)
         state = torch.load(self._state_file, map_location="cpu", weights_only=True)["net"]
         return DXO(DataKind.WEIGHTS, data={k: v.cpu().numpy() for k, v in state.items()}).to_shareable()
+
+    def _evaluate(self, trainer: Trainer, split: str, abort_signal: Signal) -> dict[str, Any]:
+        """`training.evaluate` of the network, and of a personal one beside it from its first training on."""
+
+        def stop() -> bool:
+            return bool(abort_signal.triggered)
+
+        volumes = self._volumes[split]
+        result = evaluate(trainer.net, volumes, self._task, with_baselines=split == "test", should_stop=stop)
+        if trainer.personal is not None and not _is_alone(trainer) and trainer.epoch:
+            result["personal"] = evaluate(trainer.personal, volumes, self._task, should_stop=stop)["model"]
+        return result
 
     def _log_epoch(self, fl_ctx: FLContext, number: int, rounds: int, epoch: int, progress: Progress) -> None:
         """One line per site, round and epoch; FLARE's own lines name neither site nor loss."""
@@ -153,13 +170,18 @@ class SuperResolutionLearner(Learner):
         return make_reply(ReturnCode.EXECUTION_RESULT_ERROR)
 
     def _prepare(self, data: Shareable, rounds: int) -> Trainer:
-        """The site's trainer, restored if the process is new, holding the received weights."""
+        """The site's trainer, restored if the process is new, holding the weights to train or evaluate."""
         if self._trainer is None:
-            self._trainer = Trainer(self._task, self._sampler, rounds=rounds)
+            self._trainer = make_trainer(self._task, self._sampler, rounds=rounds)
             if self._state_file.is_file():
                 self._trainer.load_state_dict(torch.load(self._state_file, map_location="cpu", weights_only=True))
         own = self._trainer.net.state_dict()
-        received = from_shareable(data).data
+        received, controls = unpack(data)
+        of_server = str(data.get_header(AppConstants.MODEL_OWNER, OF_SERVER)).startswith(OF_SERVER)
+        if _is_alone(self._trainer) and of_server and self._state_file.is_file():
+            received = torch.load(self._state_file, map_location="cpu", weights_only=True)["net"]
+        if controls:
+            self._trainer.receive({k: torch.as_tensor(np.asarray(v)) for k, v in controls.items()})
         missing = sorted(set(own) - set(received))
         if missing:
             raise ValueError(f"the server's model has no {missing[0]!r}: it was made for another network")
@@ -172,6 +194,9 @@ class SuperResolutionLearner(Learner):
         unfinished = self._state_file.with_suffix(".tmp")
         torch.save(trainer.state_dict(), unfinished)
         unfinished.replace(self._state_file)
+        if trainer.personal is not None:
+            model = Model(trainer.personal, make_card(self._task))
+            save_model(self._state_file.with_name(PERSONAL_FILE), model)
 
     def _stream(self, tag: str, value: float, step: int) -> None:
         if self._writer:
@@ -183,6 +208,11 @@ class SuperResolutionLearner(Learner):
             volume = self._volumes[tag.split("/")[0]][0]
             picture = comparison_image(trainer.net, volume, self._task)
             self._writer.write(tag, picture, AnalyticsDataType.IMAGE, global_step=step)
+
+
+def _is_alone(trainer: Trainer) -> bool:
+    """Whether the personal network is the only one, i.e. the site shares none."""
+    return trainer.personal is trainer.net
 
 
 def _threads_per_site(root: Path) -> int:

@@ -6,8 +6,19 @@ import torch
 from torch import nn
 
 from fedmr.nets.mscan import MSCAN
+from fedmr.nets.peers import SRCNN, VDSR
+from fedmr.nets.residual import EDSR, MSRN, RCAN
+from fedmr.nets.span import SPAN
 
-NETWORKS: dict[str, type[nn.Module]] = {"mscan": MSCAN}
+NETWORKS: dict[str, type[nn.Module]] = {
+    "mscan": MSCAN,
+    "srcnn": SRCNN,
+    "vdsr": VDSR,
+    "edsr": EDSR,
+    "rcan": RCAN,
+    "msrn": MSRN,
+    "span": SPAN,
+}
 
 
 def build(name: str, *, seed: int = 0, **args: Any) -> nn.Module:

@@ -1,0 +1,208 @@
+"""Filters that keep wrong updates out; what is wrong is decided in `fedmr.guard`."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
+from nvflare.apis.event_type import EventType
+from nvflare.apis.filter import Filter
+from nvflare.apis.fl_constant import FLContextKey, ReservedKey, ReturnCode
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable, make_reply
+from nvflare.app_common.abstract.model import ModelLearnableKey
+from nvflare.app_common.app_constant import AppConstants
+from nvflare.app_common.app_event_type import AppEventType
+
+from fedmr.flare.algorithms import unpack
+from fedmr.guard import REJECTIONS, Limits, Shape, Typical, Update, fault_of_claims, judge
+
+_REASON = "fedmr_reason"  # header by which a site tells the server why it withholds its update
+
+
+class ServerGuard(Filter):
+    """Rejects updates on the server, before any other component sees them, and counts those that are left.
+
+    To the workflow a rejected update is an error of its site. Leave all errors to the guard (`ignore_result_error`)
+    and let the workflow wait for all sites: the guard ends the job, with the last model kept, as soon as a round
+    cannot have `min_sites` updates any more, or does not when `train_timeout` closes it. Sites that are left out are
+    named with the reason in the log and in `guard.jsonl` in the run folder.
+
+    Args:
+        limits: the numbers of `fedmr.guard.Limits`.
+        min_sites: updates that a round needs; a number above that of the sites means all of them.
+        expected_data_kind: the aggregator's.
+        encrypted: the values are ciphertexts (HE), so only steps and metrics can be looked at, and `SiteGuard` must
+            check the rest. An update that is not encrypted is rejected.
+    """
+
+    def __init__(
+        self,
+        limits: dict[str, Any],
+        min_sites: int,
+        expected_data_kind: str | dict[str, str] = DataKind.WEIGHT_DIFF,
+        encrypted: bool = False,
+    ) -> None:
+        super().__init__()
+        if min_sites < 1:
+            raise ValueError(f"guard: min_sites is {min_sites}; it must be above 0")
+        self.limits = Limits.from_dict(limits)
+        self.min_sites = min_sites
+        self.expected_data_kind = expected_data_kind
+        self.encrypted = encrypted
+        self._sites: set[str] = set()
+        self._last: Typical | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        self._closed = False
+        self._passed: dict[str, tuple[float, dict[str, float]]] = {}  # steps and norms by site
+        self._accepted: dict[str, tuple[float, dict[str, float]]] = {}
+        self._rejected: set[str] = set()
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Follow the round."""
+        if event_type == AppEventType.ROUND_STARTED:
+            self._last = Typical.of(self._accepted.values()) if self._accepted else self._last
+            self._sites.update(client.name for client in fl_ctx.get_engine().get_clients())
+            self._reset()
+        elif event_type == AppEventType.AFTER_CONTRIBUTION_ACCEPT:
+            site = fl_ctx.get_prop(AppConstants.TRAINING_RESULT).get_peer_prop(ReservedKey.IDENTITY_NAME, "?")
+            if fl_ctx.get_prop(AppConstants.AGGREGATION_ACCEPTED):
+                self._accepted[site] = self._passed[site]
+            elif site not in self._accepted:
+                self._leave_out({site: "the aggregator refused it"}, fl_ctx)
+        elif event_type == AppEventType.BEFORE_AGGREGATION:
+            self._closed = True
+            silent = sorted(self._sites - set(self._accepted) - self._rejected)
+            self._leave_out(dict.fromkeys(silent, "no result in time"), fl_ctx)
+
+    def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
+        """The site's result, or an error in its place."""
+        site = shareable.get_peer_prop(ReservedKey.IDENTITY_NAME, "?")
+        number = shareable.get_cookie(AppConstants.CONTRIBUTION_ROUND)
+        if self._closed or number not in (None, fl_ctx.get_prop(AppConstants.CURRENT_ROUND)):
+            self._note(site, f"a result of round {number}, which is over", fl_ctx)
+            return make_reply(ReturnCode.TASK_RESULT_FILTER_ERROR)
+        norms: dict[str, float] = {}
+        try:
+            update = self._read(shareable)
+            if self.encrypted:
+                fault = fault_of_claims(update, self.limits, self._last)
+            else:
+                shapes = _shapes(fl_ctx.get_prop(AppConstants.GLOBAL_MODEL)[ModelLearnableKey.WEIGHTS])
+                fault, norms = judge(update, shapes, self.limits, self._last)
+        except ValueError as error:
+            fault = str(error)
+        if fault:
+            self._leave_out({site: fault}, fl_ctx, next(iter(norms.values()), math.nan))
+            return make_reply(ReturnCode.TASK_RESULT_FILTER_ERROR)
+        self._passed[site] = (update.steps, norms)
+        return shareable
+
+    def _read(self, shareable: Shareable) -> Update:
+        """The update in a result.
+
+        Raises:
+            ValueError: there is none, or none of this kind.
+        """
+        code = shareable.get_return_code()
+        if code != ReturnCode.OK:
+            raise ValueError(str(shareable.get_header(_REASON, f"the site reports {code}"))[:500])
+        dxo = from_shareable(shareable)
+        encrypted = dxo.get_meta_prop(MetaKey.PROCESSED_ALGORITHM) is not None
+        if encrypted != self.encrypted:
+            raise ValueError("it is encrypted" if encrypted else "it is not encrypted")
+        return _update(dxo, self.expected_data_kind)
+
+    def _note(self, site: str, reason: str, fl_ctx: FLContext, norm: float = math.nan) -> None:
+        number = fl_ctx.get_prop(AppConstants.CURRENT_ROUND)
+        self.log_error(fl_ctx, f"{site} | round {number} | left out: {reason}", fire_event=False)
+        record = {"round": number, "site": site, "reason": reason, "norm": norm if math.isfinite(norm) else None}
+        folder = Path(fl_ctx.get_engine().get_workspace().get_run_dir(fl_ctx.get_job_id()))
+        with (folder / REJECTIONS).open("a") as log:
+            log.write(json.dumps(record) + "\n")
+
+    def _leave_out(self, reasons: dict[str, str], fl_ctx: FLContext, norm: float = math.nan) -> None:
+        """Go on without these sites; end the job if too few are left."""
+        for site, reason in reasons.items():
+            self._note(site, reason, fl_ctx, norm)
+        self._rejected.update(reasons)
+        needed, left = min(self.min_sites, len(self._sites)), len(self._sites - self._rejected)
+        if left < needed:
+            number, names = fl_ctx.get_prop(AppConstants.CURRENT_ROUND), ", ".join(sorted(self._rejected))
+            self.system_panic(
+                f"round {number} has at most {left} of {len(self._sites)} updates and needs {needed} "
+                f"(min_clients_per_round); left out: {names}. The last model is kept",
+                fl_ctx,
+            )
+
+
+class SiteGuard(Filter):
+    """Withholds the site's own update if something is wrong with it: for jobs whose server cannot look (HE).
+
+    It comes right before the encryptor. It checks what needs no other site, and protects from mistakes, not from a
+    site that leaves it out.
+
+    Args:
+        limits: the numbers of `fedmr.guard.Limits`.
+        expected_data_kind: the aggregator's.
+    """
+
+    def __init__(self, limits: dict[str, Any], expected_data_kind: str | dict[str, str] = DataKind.WEIGHT_DIFF) -> None:
+        super().__init__()
+        self.limits = Limits.from_dict(limits)
+        self.expected_data_kind = expected_data_kind
+        self._shapes: dict[str, Shape] = {}
+        self._flat: set[str] = set()
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Look at the model that the site trains from; FLARE drops it before result filters run."""
+        name = fl_ctx.get_prop(FLContextKey.TASK_NAME)
+        if event_type == EventType.BEFORE_TASK_EXECUTION and name == AppConstants.TASK_TRAIN:
+            weights, _ = unpack(fl_ctx.get_prop(FLContextKey.TASK_DATA))
+            self._shapes = _shapes(weights)
+            self._flat = {name for name, value in weights.items() if isinstance(value, list)}  # by FLARE's decryptor
+
+    def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
+        """The site's result, or an error in its place that tells the server why."""
+        if shareable.get_return_code() != ReturnCode.OK:
+            return shareable
+        try:
+            update = _update(from_shareable(shareable), self.expected_data_kind)
+            parts = {
+                part: {name: np.ravel(value) if name in self._flat else value for name, value in values.items()}
+                for part, values in update.parts.items()
+            }
+            fault, _ = judge(Update(parts, update.steps, update.metrics), self._shapes, self.limits)
+        except ValueError as error:
+            fault = str(error)
+        if fault is None:
+            return shareable
+        self.log_error(fl_ctx, f"{fl_ctx.get_identity_name()} | update withheld: {fault}", fire_event=False)
+        return make_reply(ReturnCode.TASK_RESULT_FILTER_ERROR, {_REASON: f"withheld by the site: {fault}"})
+
+
+def _shapes(weights: Mapping[str, Any]) -> dict[str, Shape]:
+    return {name: np.shape(value) for name, value in weights.items()}
+
+
+def _update(dxo: DXO, expected: str | Mapping[str, str]) -> Update:
+    """What a message holds, taken apart by the aggregator's expected data kinds.
+
+    Raises:
+        ValueError: it is of another kind, or its parts claim different steps.
+    """
+    kinds = expected if isinstance(expected, Mapping) else {"": expected}
+    parts = dxo.data if isinstance(expected, Mapping) and dxo.data_kind == DataKind.COLLECTION else {"": dxo}
+    found = {name: getattr(part, "data_kind", None) for name, part in parts.items()}
+    if found != kinds:
+        raise ValueError(f"it holds {str(found)[:200]}; {dict(kinds)} is expected")
+    steps = dxo.get_meta_prop(MetaKey.NUM_STEPS_CURRENT_ROUND)
+    if any(part.get_meta_prop(MetaKey.NUM_STEPS_CURRENT_ROUND) != steps for part in parts.values()):
+        raise ValueError("its parts claim different numbers of steps")
+    metrics = dxo.get_meta_prop(MetaKey.INITIAL_METRICS)
+    return Update({name: part.data for name, part in parts.items()}, steps, metrics)
