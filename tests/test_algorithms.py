@@ -1,15 +1,18 @@
 """Algorithms on one site against their papers' formulas; across sites in tests/flare/test_algorithms.py."""
 
 import dataclasses
+import io
 
 import pytest
 import torch
+from rich.console import Console
 
 from fedmr.algorithms import Ditto, FedProx, Scaffold, make_trainer
 from fedmr.config import ALGORITHMS, Task
 from fedmr.data import PatchSampler, load_volumes
 from fedmr.losses import WeightedSum
 from fedmr.nets import build
+from fedmr.report import METHODS, personal_table, summarise
 from fedmr.training import Trainer, fit
 
 PARAMETERS = {"mu": 0.3, "strength": 0.3}
@@ -223,3 +226,17 @@ def test_every_algorithm_has_a_trainer_of_its_own(start):
 def test_a_bad_algorithm_is_named(task, algorithm, message):
     with pytest.raises(ValueError, match=message):
         Task.from_dict(task.to_dict() | {"algorithm": algorithm})
+
+
+def test_figures_of_personal_models_are_a_table_of_their_own():
+    sites = {f"site-{k}": {m: {"psnr": 30.0 + k, "ssim": 0.9} for m in METHODS} | {"n_volumes": 1} for k in (1, 2)}
+    assert personal_table(summarise(sites)) is None
+    for row, psnr in zip(sites.values(), (31.5, 33.25), strict=True):
+        row["personal"] = {"psnr": psnr, "ssim": 0.95}
+    figures = summarise(sites)
+    assert figures["mean"]["personal"] == pytest.approx({"psnr": 32.375, "ssim": 0.95})
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(personal_table(figures))
+    text = console.export_text()
+    for cells in (("site-1", "31.00 / 0.9000", "31.50 / 0.9500", "+0.50"), ("mean", "31.50", "32.38", "+0.88")):
+        assert any(all(cell in line for cell in cells) for line in text.splitlines()), cells

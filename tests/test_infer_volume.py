@@ -55,7 +55,8 @@ def test_the_result_does_not_depend_on_how_the_input_is_stored(degradation):
 
 @pytest.mark.parametrize("degradation", GRIDS)
 @pytest.mark.parametrize("scale", [2, 4])
-def test_a_reduced_volume_gets_the_quality_that_evaluation_reports(site, degradation, scale):
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_reduced_volume_gets_the_quality_that_evaluation_reports(site, degradation, scale, exact):
     opened = model(degradation, scale, trained=True)
     (volume,) = load_volumes(site, opened.task, ("test",))
     reported = evaluate(opened.net, [volume], opened.task)["model"]["psnr"]
@@ -63,7 +64,7 @@ def test_a_reduced_volume_gets_the_quality_that_evaluation_reports(site, degrada
     low = degrade(high, scale, degradation).numpy()  # (S, H, W), sizes that are no multiple of the scale
     assert high.shape[2] % scale or high.shape[1] % scale
     image = Image(np.moveaxis(low, 0, 2), np.diag([scale, scale, 5.0, 1]))
-    result, _ = SuperResolver(opened)(image)
+    result, _ = SuperResolver(opened, Options(exact=exact))(image)
     restored = torch.from_numpy(result.voxels).movedim(2, 0)[:, : high.shape[1], : high.shape[2]]
     assert psnr(restored, high) == pytest.approx(reported, abs=0.01)
 

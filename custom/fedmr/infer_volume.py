@@ -30,14 +30,14 @@ class Options:
         plane: plane of the slices, a name in `PLANES`; "" for the acquisition plane.
         data_consistency: put the scan's own k-space back into the result.
         tile: side of tiles in LR pixels, 0 for whole slices where memory allows.
-        exact: 32-bit arithmetic throughout, see `tiles.SliceNetwork`.
+        exact: 32-bit arithmetic throughout; else faster, see `tiles.SliceNetwork`.
         device: "cpu", "cuda", or "" for the GPU where there is one.
     """
 
     plane: str = ""
     data_consistency: bool = False
     tile: int = 0
-    exact: bool = False
+    exact: bool = True
     device: str = ""
 
     def __post_init__(self) -> None:

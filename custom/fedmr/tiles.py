@@ -33,8 +33,8 @@ class TileError(RuntimeError):
 class SliceNetwork:
     """A super-resolution network made ready for slices of any size.
 
-    Convolutions run in 16 bits (bfloat16) where the hardware has them and the network does not suffer by more than
-    `FAST_ERROR`; interpolation, which carries the intensities themselves, never does.
+    Unless `exact`, convolutions run in 16 bits (bfloat16) where the hardware has them and the network does not suffer
+    by more than `FAST_ERROR`. Interpolation, which carries the intensities themselves, never does.
 
     Args:
         net: (N, 1, h, w) to (N, 1, scale*h, scale*w), on its device; its convolutions have stride 1.
@@ -46,7 +46,7 @@ class SliceNetwork:
         ValueError: a tile of another size.
     """
 
-    def __init__(self, net: nn.Module, scale: int, *, tile: int = 0, exact: bool = False) -> None:
+    def __init__(self, net: nn.Module, scale: int, *, tile: int = 0, exact: bool = True) -> None:
         if tile < 0 or tile % CELL:
             raise ValueError(f"tile is {tile}; it must be a multiple of {CELL}, or 0 to choose by memory")
         self.net, self.scale, self.tile = net.eval(), scale, tile
@@ -69,7 +69,8 @@ class SliceNetwork:
         return high[:, 0].clamp_min(0).to(low.device)
 
     def _forward(self, part: Tensor, pooling: "_Pooling", *, fast: bool) -> Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=fast), pooling:
+        precision = torch.backends.cudnn.flags(enabled=True, allow_tf32=fast)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=fast), precision, pooling:
             output: Tensor = self.net(part)
         return output.float()
 

@@ -1,5 +1,6 @@
 """The committed jobs on small federations in one process: what must be equal, and what the server makes of it."""
 
+import dataclasses
 import itertools
 import json
 import shutil
@@ -13,7 +14,7 @@ from nvflare.app_common.app_constant import AlgorithmConstants, AppConstants
 
 from federation import federate
 from fedmr.cross_site import read_matrix
-from fedmr.flare.algorithms import pack, unpack
+from fedmr.flare.algorithms import first_task, pack, unpack
 from fedmr.flare.learner import PERSONAL_FILE, STATE_FILE
 from fedmr.local import train_pooled
 from fedmr.models import load_model
@@ -225,3 +226,12 @@ def test_messages_are_those_of_the_workflow(controls):
     }
     task = DXO(DataKind.COLLECTION, data=parts) if controls else weights
     assert unpack(task.to_shareable()) == (weights.data, controls)
+
+
+@pytest.mark.parametrize("name", ["fedavg", "scaffold"])
+def test_the_first_task_is_what_the_workflow_sends_first(task, name):
+    weights = {"w": np.ones(2, np.float32)}
+    task = dataclasses.replace(task, algorithm={"name": name})
+    received, controls = unpack(first_task(task, weights).to_shareable())
+    assert np.array_equal(received["w"], weights["w"])
+    assert {key: value.tolist() for key, value in controls.items()} == ({"w": [0, 0]} if name == "scaffold" else {})

@@ -177,6 +177,7 @@ class SuperResolutionLearner(Learner):
                 self._trainer.load_state_dict(torch.load(self._state_file, map_location="cpu", weights_only=True))
         own = self._trainer.net.state_dict()
         received, controls = unpack(data)
+        # a site that trains alone keeps its own weights where the server sends its; other sites' it does evaluate
         of_server = str(data.get_header(AppConstants.MODEL_OWNER, OF_SERVER)).startswith(OF_SERVER)
         if _is_alone(self._trainer) and of_server and self._state_file.is_file():
             received = torch.load(self._state_file, map_location="cpu", weights_only=True)["net"]
