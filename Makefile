@@ -23,9 +23,10 @@ setup: .venv/installed  ## make .venv and install everything into it
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt
 	touch $@
 
-demo: setup  ## simulated hospitals, four-site federation, table and picture in runs/demo
+demo: setup  ## simulated hospitals, four-site federation; table, picture, page and model in runs/demo
 	$(BIN)/fedmr demo-data data --sites $(SITES) --patients $(PATIENTS)
 	$(MAKE) --no-print-directory sim RUN=runs/demo
+	$(BIN)/fedmr export runs/demo --to pt --out runs/demo/model.pt
 
 sim: setup  ## run JOB on the sites in data/ (or FEDMR_DATA_ROOT): table and picture in RUN
 	$(BIN)/nvflare simulator jobs/$(JOB) -w $(RUN) -n $(SITES) -t $(THREADS) -l app_configs/log_config.json
