@@ -8,7 +8,19 @@ import pytest
 
 from fedmr.cli import main
 
-COMMANDS = ("demo-data", "prepare", "preflight", "train", "evaluate", "report", "infer", "export", "card", "jobs")
+COMMANDS = (
+    "demo-data",
+    "prepare",
+    "preflight",
+    "train",
+    "pool",
+    "evaluate",
+    "report",
+    "infer",
+    "export",
+    "card",
+    "jobs",
+)
 
 
 @pytest.fixture
@@ -42,6 +54,7 @@ def test_help_lists_every_command():
         (("train", "nowhere", "--out", "/tmp/none", "--job", "nowhere"), "config_fed_client.conf"),
         (("export", "missing.pt", "--to", "onnx"), "missing.pt does not exist"),
         (("card", "missing.pt"), "missing.pt does not exist"),
+        (("pool", "nowhere", "--out", "/tmp/none"), "nowhere holds no site"),
         (("prepare", "nowhere", "--site", "a", "--out", "/tmp/none"), "nowhere does not exist"),
         (("prepare", "nowhere", "--out", "/tmp/none"), "either --site NAME, or --by-hospital"),
     ],

@@ -384,3 +384,48 @@ def test_no_script_but_the_pages_own_may_run(view, run):
     assert view.evaluate("window.slipped === undefined")
     assert any("Content Security Policy" in problem for problem in view.problems)
     view.problems.clear()
+
+
+def change_results(run, edit):
+    path = run / "server" / "simulate_job" / "cross_site_val" / "cross_val_results.json"
+    results = json.loads(path.read_text())
+    edit(results)
+    path.write_text(json.dumps(results))
+
+
+def add_personal_figures(results):
+    for k, row in enumerate(results.values()):
+        row[FINAL_MODEL]["personal"] = metrics(32.0 + 2 * k)
+
+
+def add_models_of_sites(results):
+    for k, row in enumerate(results.values()):
+        row |= {site: {"n_volumes": 2, "model": metrics(20.25 + k + 3 * j)} for j, site in enumerate(SITES)}
+
+
+def test_personal_figures_have_a_table_and_absent_ones_none(run):
+    assert "Personal models" not in words(page(run))
+    change_results(run, add_personal_figures)
+    text = words(page(run))
+    assert "site-3 33.50 36.00 +2.50" in text
+    assert "mean of sites 32.50 34.00 +1.50" in text
+
+
+def test_a_cross_site_evaluation_is_a_matrix_with_the_best_of_every_column_marked(run):
+    assert "Every model on" not in words(page(run))
+    change_results(run, add_models_of_sites)
+    text = page(run)
+    assert "site-2 23.25 24.25 25.25 24.25" in words(text)
+    matrix = text[text.index("Every model on") :].split("</table>")[0]
+    assert re.findall(r'n model">([\d.]+)<', matrix) == ["31.50", "32.50", "33.50"]
+    change_results(run, lambda results: results["site-2"].pop("site-3"))
+    text = words(page(run))
+    assert "This run is incomplete. no test figures of site-3 from site-2" in text
+    assert "Every model on" not in text
+
+
+def test_sites_that_trained_alone_have_no_global_model(run):
+    config = run / "server" / "simulate_job" / "app_server" / "config" / "config_fed_client.conf"
+    shutil.copy(CONFIGS.parents[2] / "mscan_local" / "app" / "config" / config.name, config)
+    text = words(page(run))
+    assert "Of every site\N{RIGHT SINGLE QUOTATION MARK}s own model" in text

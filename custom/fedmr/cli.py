@@ -146,6 +146,20 @@ def train(
     train_pooled(data, out, job=job, sites=[s for s in sites.split(",") if s], rounds=rounds, say=console.print)
 
 
+@app.command("pool")
+def pool_sites(
+    data: Annotated[Path, typer.Argument(help="Data root with the sites.")],
+    out: Annotated[Path, typer.Option(help="Data root to fill; not DATA itself.")],
+    site: Annotated[str, typer.Option(help="Name of the pooled site, as FLARE will know it.")] = "pooled",
+    sites: Annotated[str, typer.Option(help="Comma-separated site names; all by default.")] = "",
+) -> None:
+    """Make one site of several, for the baseline job mscan_central; the scans stay where they are."""
+    from fedmr.pool import pool
+
+    datalist = pool(data, out, site=site, sites=[s for s in sites.split(",") if s])
+    console.print(f"wrote {datalist}", soft_wrap=True)
+
+
 @app.command()
 def evaluate(
     model: Annotated[Path, typer.Argument(help="Model file of FLARE or of `fedmr train`.")],
@@ -175,10 +189,12 @@ def report(
 ) -> None:
     """Table, page and picture of a federated run, or of federated statistics, from what the sites reported.
 
+    Of a cross-site evaluation also the matrix of every model on every site, with a heat map in RUN/cross_site.png.
     Fails if a site or a model is missing; the page is written all the same and says so.
     """
+    from fedmr import cross_site
     from fedmr.html import write_html
-    from fedmr.report import best_round, draw, read_figures, read_images, read_rounds
+    from fedmr.report import best_round, draw, personal_table, read_figures, read_images, read_rounds
     from fedmr.statistics import is_statistics, show
 
     if is_statistics(run):
@@ -187,11 +203,17 @@ def report(
     write_html(run, page)  # first: an incomplete run has a page too, which says what is missing
     console.print(f"wrote {page}", soft_wrap=True)
     figures = read_figures(run)
-    _show(figures, f"final global model of {run}", json_file)
+    alone = cross_site.trained_alone(run)
+    _show(figures, f"every site's own model of {run}" if alone else f"final global model of {run}", json_file)
+    if personal := personal_table(figures):
+        console.print(personal)
     best = best_round(read_rounds(run))
-    console.print(
-        f"best_FL_global_model.pt: as received in round {best['round']}, validation PSNR {best['psnr']:.2f} dB"
-    )
+    if not alone:  # else the server's files hold the untrained network
+        console.print(
+            f"best_FL_global_model.pt: as received in round {best['round']}, validation PSNR {best['psnr']:.2f} dB"
+        )
+    if cross_site.is_cross_site(run):
+        cross_site.show(run, console, run / "cross_site.png")
     if picture:
         images = read_images(run)
         if not images:

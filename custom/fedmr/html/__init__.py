@@ -8,9 +8,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedmr.cross_site import Matrix, is_cross_site, read_matrix, trained_alone
 from fedmr.html import facts, sections
 from fedmr.report import (
     METHODS,
+    PERSONAL,
     RunError,
     best_round,
     find_run,
@@ -77,6 +79,9 @@ def _gather(run: Path) -> dict[str, Any]:
         "meta": meta,
         "simulated": facts.is_simulated(run),
         "problem": _problem(run),
+        "alone": trained_alone(run),
+        "personal": PERSONAL if figures and PERSONAL in figures["mean"] else None,
+        "matrix": _matrix(run),
         "expected": expected,
         "task": task,
         "planned_rounds": facts.argument(server, "num_rounds"),
@@ -103,9 +108,19 @@ def _problem(run: Path) -> str:
     """Why the run is incomplete, with paths from the run's folder on; empty if it is complete."""
     try:
         read_figures(run)
+        if is_cross_site(run):
+            read_matrix(run)
     except RunError as error:
         return str(error).replace(f"{run}/", "")
     return ""
+
+
+def _matrix(run: Path) -> Matrix | None:
+    """Every model on every site's test scans; None if only global models were tested, or the matrix has a gap."""
+    try:
+        return read_matrix(run) if is_cross_site(run) else None
+    except RunError:
+        return None
 
 
 def _expected(run: Path) -> list[str]:
