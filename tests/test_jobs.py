@@ -2,6 +2,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from pyhocon import ConfigFactory
 
 from fedmr.config import Task
 from fedmr.jobs import SERVER_CONFIG, check, job_names, read_num_rounds, read_task, render, rendered
@@ -13,8 +14,10 @@ TRAINING = [name for name in job_names(CONFIGS) if "num_rounds" in (JOBS / name 
 
 @pytest.fixture
 def copies(tmp_path):
-    shutil.copytree(CONFIGS, tmp_path / "app_configs")
-    shutil.copytree(JOBS, tmp_path / "jobs")
+    """One job, since rendering takes its time."""
+    others = shutil.ignore_patterns(*(f"{name}*" for name in job_names(CONFIGS) if name != "mscan_fedavg"))
+    shutil.copytree(CONFIGS, tmp_path / "app_configs", ignore=others)
+    shutil.copytree(JOBS / "mscan_fedavg", tmp_path / "jobs" / "mscan_fedavg")
     return tmp_path / "app_configs", tmp_path / "jobs"
 
 
@@ -48,6 +51,11 @@ def test_a_job_can_be_read_from_its_folder_its_app_or_the_file():
         ("num_rounds = 10", "num_rounds = 11", "run `fedmr jobs render`"),
         ("learner.SuperResolutionLearner", "learner.Missing", "cannot be imported"),
         ("key_metric = psnr", "key_metrics = psnr", "no argument 'key_metrics'"),
+        (
+            "encrypted = false",
+            "encrypted = false\nguard.norm_facter = 5",
+            "norm_facter is unknown; known are learning_rate",
+        ),
     ],
 )
 def test_check_finds_a_changed_source(copies, old, new, message):
@@ -63,6 +71,34 @@ def test_check_finds_a_task_that_no_network_takes(copies):
     task = configs / "tasks" / "sr_x2.conf"
     task.write_text(task.read_text().replace("blocks = 4", "block = 4"))
     assert any("network 'mscan' does not take" in problem for problem in check(configs, jobs))
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_every_training_job_has_the_guard_on_the_server(name):
+    """It decides when a round has too few updates; the workflow waits for every site and leaves errors to it."""
+    server = ConfigFactory.parse_file(JOBS / name / SERVER_CONFIG)
+    (chain,) = server["task_result_filters"]
+    (guard,) = chain["filters"]
+    assert (chain["tasks"], guard["path"]) == (["train"], "fedmr.flare.guard.ServerGuard")
+    assert guard["args"]["limits"]["learning_rate"] == read_task(JOBS / name)["learning_rate"]
+    aggregator = next(c for c in server["components"] if c["id"] == "aggregator")
+    assert guard["args"]["expected_data_kind"] == aggregator["args"]["expected_data_kind"]
+    workflow = server["workflows"][0]["args"]
+    assert (workflow["min_clients"], workflow["ignore_result_error"]) == (1000, True)
+
+
+def test_a_job_sets_the_guard_line_by_line(copies):
+    source = copies[0] / "mscan_fedavg.conf"
+    lines = "guard.norm_factor = 5\nguard.metric_ranges.psnr = [10, 60]\nencrypted = true\nmin_clients_per_round = 3\n"
+    source.write_text(source.read_text() + lines)
+    server = ConfigFactory.parse_string(rendered(copies[0], "mscan_fedavg")[SERVER_CONFIG])
+    args = server["task_result_filters"][0]["filters"][0]["args"].as_plain_ordered_dict()
+    assert args["limits"] == {"learning_rate": 2e-3, "norm_factor": 5, "metric_ranges": {"psnr": [10, 60]}}
+    assert (args["min_sites"], args["encrypted"]) == (3, True)
+    assert check(*copies) == [
+        f"{copies[1] / 'mscan_fedavg' / SERVER_CONFIG} is not what app_configs/mscan_fedavg.conf renders; "
+        "run `fedmr jobs render`"
+    ]
 
 
 def test_check_finds_an_edited_and_an_orphaned_job(copies):

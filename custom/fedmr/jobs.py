@@ -13,6 +13,7 @@ from typing import Any
 from pyhocon import ConfigFactory, ConfigTree, HOCONConverter
 
 from fedmr.config import Task
+from fedmr.guard import Limits
 from fedmr.nets import build
 
 CLIENT_CONFIG = Path("app/config/config_fed_client.conf")
@@ -35,12 +36,20 @@ def rendered(configs: Path, name: str) -> dict[Path, str]:
     Raises:
         ValueError: no such job, or its file is no valid HOCON, or `name` in it differs from the file's.
     """
+    return _files(_parse(configs, name), name)
+
+
+def _parse(configs: Path, name: str) -> ConfigTree:
     source = configs / f"{name}.conf"
     if not source.is_file():
         raise ValueError(f"{source} does not exist; jobs are {', '.join(job_names(configs)) or 'none'}")
     tree = ConfigFactory.parse_file(source)
     if tree.get("name", None) != name:
         raise ValueError(f"{source}: name is {tree.get('name', None)!r}; it must be the file's name, {name!r}")
+    return tree
+
+
+def _files(tree: ConfigTree, name: str) -> dict[Path, str]:
     header = f"# Rendered from app_configs/{name}.conf by `fedmr jobs render`; edit that file, not this one.\n"
     files = {path: header + HOCONConverter.to_hocon(tree[section]) + "\n" for section, path in _SECTIONS.items()}
     files[Path("app/custom/README.md")] = _CUSTOM_README
@@ -57,15 +66,15 @@ def render(configs: Path, jobs: Path) -> list[str]:
 
 
 def check(configs: Path, jobs: Path) -> list[str]:
-    """Problems of all jobs: stale files, components that do not import, unknown arguments, a task that is none,
-    privacy filters that see only ciphertext or leave a task out."""
+    """Problems of all jobs: stale files, components that do not import, unknown arguments, a task or limits that
+    are none, privacy filters that see only ciphertext or leave a task out."""
     problems = []
     for name in job_names(configs):
-        for path, text in rendered(configs, name).items():
+        tree = _parse(configs, name)
+        for path, text in _files(tree, name).items():
             target = jobs / name / path
             if not target.is_file() or target.read_text() != text:
                 problems.append(f"{target} is not what app_configs/{name}.conf renders; run `fedmr jobs render`")
-        tree = ConfigFactory.parse_file(configs / f"{name}.conf")
         for section in ("server", "client"):
             nodes = _components(tree[section])
             problems += [f"{name} {section}: {p}" for node in nodes for p in _component_problems(node)]
@@ -73,6 +82,8 @@ def check(configs: Path, jobs: Path) -> list[str]:
         try:
             if "task" in tree:  # else the job does not train
                 build(**Task.from_dict(tree["task"].as_plain_ordered_dict()).network)
+            if "guard" in tree:
+                Limits.from_dict(tree["guard"].as_plain_ordered_dict())
         except ValueError as error:
             problems.append(f"{name}: {error}")
     known = set(job_names(configs))

@@ -22,7 +22,7 @@ from simulator import ROOT, ROUNDS, SITES, render_tiny_job
 pytestmark = pytest.mark.e2e
 TEMPLATE = (ROOT / "poc" / "site" / "privacy.json").read_text()
 SETTINGS = json.loads(TEMPLATE)["scopes"][0]["task_result_filters"][0]["args"]
-STILL = "task { learning_rate = 1e-12, final_learning_rate = 1e-13 }"
+STILL = "task { learning_rate = 1e-12, final_learning_rate = 1e-13 }, guard.learning_rate = 1"
 TWO = SITES[:2]
 
 
