@@ -12,9 +12,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import MofNCompleteColumn, Progress, TaskID
 
+from fedmr.consortium.commands import app as poc_app
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 jobs_app = typer.Typer(no_args_is_help=True, help="Render and check the FLARE job folders.")
 app.add_typer(jobs_app, name="jobs")
+app.add_typer(poc_app, name="poc")
 console = Console()
 
 _JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")]
@@ -196,7 +199,10 @@ def report(
     from fedmr.html import write_html
     from fedmr.report import best_round, draw, personal_table, read_figures, read_images, read_rounds
     from fedmr.statistics import is_statistics, show
+    from fedmr.study.report import is_study, write_report
 
+    if is_study(run):
+        return console.print(f"wrote {write_report(run)}", soft_wrap=True)
     if is_statistics(run):
         return show(run, console, json_file=json_file, picture=picture)
     page = html or run / "report.html"
@@ -223,6 +229,41 @@ def report(
             )
         draw(images, figures, picture)
         console.print(f"wrote {picture}")
+
+
+@app.command()
+def study(
+    file: Annotated[Path, typer.Argument(metavar="STUDY", help="Study, as in benchmarks/studies.")],
+    data: Annotated[Path, typer.Option(help="Data root with the sites.")] = Path("data"),
+    out: Annotated[Path | None, typer.Option(help="The study's folder; runs/studies/NAME by default.")] = None,
+    configs: _Configs = Path("app_configs"),
+    plan: Annotated[bool, typer.Option("--plan", help="List the runs and which of them are done; run none.")] = False,
+) -> None:
+    """Run a grid of trainings through the jobs, with one table of results; `fedmr report OUT` makes its tables.
+
+    The same command goes on where it stopped. Exit code 0: all runs are in the table; 3: some failed, each is named with
+    the reason; 1: the study cannot be run.
+    """
+    from fedmr.study.grid import read_study
+    from fedmr.study.results import read_rows
+    from fedmr.study.runner import run_study
+
+    grid, out = read_study(file, data=data, configs=configs), out or Path("runs") / "studies" / file.stem
+    if plan:
+        done = {row["cell"] for row in read_rows(out)}
+        for cell in grid.cells:
+            state = "done" if cell.name in done else "to do"
+            console.print(f"{state:6}{cell.name}: {cell.parameters:,} parameters, {cell.rounds} rounds", soft_wrap=True)
+        return
+    try:
+        problems = run_study(grid, out, data=data, configs=configs, say=partial(console.print, soft_wrap=True))
+    except KeyboardInterrupt:
+        raise RuntimeError("interrupted; the same command goes on where it stopped") from None
+    for name, reason in problems.items():
+        console.print(f"[bold red]failed:[/] {escape(name)}: {escape(reason)}", soft_wrap=True)
+    console.print(f"wrote {out / 'results.csv'}; `fedmr report {out}` makes tables and pictures", soft_wrap=True)
+    if problems:
+        raise typer.Exit(3)
 
 
 @app.command()
@@ -322,3 +363,16 @@ def check(configs: _Configs = Path("app_configs"), jobs: _Jobs = Path("jobs")) -
     if problems:
         raise ValueError("\n".join(problems))
     console.print(f"{len(job_names(configs))} jobs are up to date and complete")
+
+
+@jobs_app.command()
+def bundle(
+    job: Annotated[Path, typer.Argument(help="Job folder.")],
+    out: Annotated[Path, typer.Option(help="Folder for OUT/NAME.")] = Path("runs/jobs"),
+    code: Annotated[bool, typer.Option(help="Put FedMR's code into the job, for sites that lack it.")] = True,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+) -> None:
+    """Copy a job for submission: with FedMR's code inside, or for sites that have FedMR installed and forbid code."""
+    from fedmr.job_bundle import bundle as copy_job
+
+    console.print(f"wrote {copy_job(job, out, code=code, force=force)}")
