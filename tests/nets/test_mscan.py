@@ -53,6 +53,43 @@ def test_attention_starts_at_gain_one():
     assert torch.allclose(with_attention(low), without(low), atol=1e-5)
 
 
+def sizes_of_features(**args):
+    """Root mean square after the head, after every convolution of the last of 8 blocks, and at the end of the body."""
+    net = build("mscan", scale=2, channels=32, blocks=8, **args)
+    seen = []
+    for module in (net.head, *net.body[-1].convs, net.gather):
+        module.register_forward_hook(
+            lambda _, inputs, output: seen.append(output.detach().square().mean().sqrt().item())
+        )
+    net(2 * torch.rand(4, 1, 32, 32, generator=torch.Generator().manual_seed(0)) - 1)
+    return [size / seen[0] for size in seen]
+
+
+@pytest.mark.parametrize("scales", ["chain", "parallel", "single"])
+def test_start_he_keeps_the_size_of_the_features_through_a_deep_network(scales):
+    assert all(0.5 < size < 2 for size in sizes_of_features(scales=scales, start="he"))
+
+
+def test_start_torch_loses_the_features_of_the_widest_scale():
+    assert sizes_of_features(start="torch")[3] < 0.2
+
+
+def test_start_he_still_begins_as_the_interpolation_and_takes_part_in_the_seed():
+    low = torch.rand(2, 1, 12, 9)
+    one, two, other = (build("mscan", seed=s, scale=2, start="he", **SMALL) for s in (1, 1, 2))
+    assert torch.allclose(one(low), interpolate(low, 2, "pixel0"), rtol=0, atol=1e-6)
+    assert torch.equal(one.body[0].fuse.weight, two.body[0].fuse.weight)
+    assert not torch.equal(one.body[0].fuse.weight, other.body[0].fuse.weight)
+
+
+def test_start_torch_is_what_it_was():
+    """Goldens and saved runs rest on it: without `start` nothing is drawn anew."""
+    net = build("mscan", scale=2, **SMALL)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        assert torch.equal(net.head.weight, torch.nn.Conv2d(1, 8, 3, padding=1).weight)
+
+
 def test_paper_size_has_about_1_2_million_parameters_and_equal_width_without_scales():
     assert count_parameters(build("mscan", scale=2)) == 1_207_172
     assert count_parameters(build("mscan", scale=2, scales="single")) == 1_207_172
@@ -78,6 +115,7 @@ def test_weights_are_channels_last():
         ("mscam", {"scale": 2}, "mscam"),
         ("mscan", {"scale": 5}, "scale is 5"),
         ("mscan", {"scale": 2, "attention": "some"}, "attention is 'some'"),
+        ("mscan", {"scale": 2, "start": "she"}, "start is 'she'"),
         ("mscan", {"scale": 2, "width": 3}, "width"),
     ],
 )

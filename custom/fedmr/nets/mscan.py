@@ -15,13 +15,24 @@ from fedmr.physics import Grid, interpolate, interpolation_kernel
 
 Attention = Literal["none", "joint", "softmax"]
 Scales = Literal["chain", "parallel", "single"]
+Start = Literal["torch", "he"]
 
 N_SCALES = 3  # receptive fields 3, 5 and 7
+FUSE_GAIN = 0.3  # of the start "he"; with 1 it trains more slowly (benchmarks/results/tuning_study.md)
 
 
 def conv(inputs: int, outputs: int, kernel: int = 3) -> nn.Conv2d:
     """Convolution that keeps the image size."""
     return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
+
+
+def start_he(layer: nn.Module, gain: float = 1.0) -> None:
+    """Draw normal weights whose outputs have gain^2 times the mean square of the inputs (He et al., ICCV 2015)."""
+    if isinstance(layer, nn.Conv2d):
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
+        with torch.no_grad():
+            layer.weight.mul_(gain)
+        nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
 
 class ScaleAttention(nn.Module):
@@ -74,6 +85,13 @@ class MultiScaleBlock(nn.Module):
         self.attention = nn.Identity() if attention == "none" else ScaleAttention(channels, attention, reduction)
         self.fuse = conv(N_SCALES * channels, channels, 1)
 
+    def start_he(self) -> None:
+        """Features keep their size at every scale; the block is near the identity."""
+        after_relu, chain = 2**0.5, self.scales == "chain"  # a ReLU halves the mean square
+        for number, layer in enumerate(self.convs):
+            start_he(layer, after_relu if chain and number else 1.0)
+        start_he(self.fuse, FUSE_GAIN * (1.0 if chain else after_relu))
+
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, w) -> (N, C, h, w)."""
         if self.scales == "chain":
@@ -100,6 +118,8 @@ class MSCAN(nn.Module):
         attention: "joint", "softmax" or "none".
         reduction: squeeze factor of the attention.
         fuse_all: concatenate all block outputs before the last body layers, as MSRN does.
+        start: initial weights of the convolutions before the last: "torch" draws them as torch does, and features lose
+            about half of their size with every convolution; "he" keeps it, and the network trains faster.
         grid: sampling grid of the global skip, "pixel0" for k-space truncation, "half" for bicubic.
     """
 
@@ -113,22 +133,32 @@ class MSCAN(nn.Module):
         attention: Attention = "joint",
         reduction: int = 4,
         fuse_all: bool = True,
+        start: Start = "torch",
         grid: Grid = "pixel0",
     ) -> None:
         super().__init__()
         _check("scale", scale, (2, 3, 4))
         _check("scales", scales, ("chain", "parallel", "single"))
         _check("attention", attention, ("joint", "softmax", "none"))
+        _check("start", start, ("torch", "he"))
         _check("grid", grid, ("pixel0", "half"))
         self.scale, self.grid, self.fuse_all = scale, grid, fuse_all
         self.head = conv(1, channels)
         self.body = nn.ModuleList([MultiScaleBlock(channels, scales, attention, reduction) for _ in range(blocks)])
         gathered = conv(blocks * channels, channels, 1) if fuse_all else nn.Identity()
         self.gather = nn.Sequential(gathered, conv(channels, channels))
+        if start == "he":
+            self._start_he()
         self.tail = conv(channels, scale**2)
         nn.init.zeros_(self.tail.weight)
         nn.init.zeros_(self.tail.bias)  # type: ignore[arg-type]
         self.register_buffer("kernel", interpolation_kernel(scale, grid).clone(), persistent=False)
+
+    def _start_he(self) -> None:
+        for block in self.body:
+            block.start_he()  # type: ignore[operator]
+        for layer in (self.head, *self.gather):
+            start_he(layer)
 
     def forward(self, low: Tensor) -> Tensor:
         """LR image (N, 1, h, w), about [0, 1], to SR image (N, 1, scale*h, scale*w)."""
