@@ -6,7 +6,7 @@ import pytest
 from opacus.accountants import RDPAccountant
 from scipy.special import log_ndtr
 
-from fedmr.budget import BUDGET_FILE, Budget, BudgetError, Spent, gaussian_epsilon
+from fedmr.budget import BUDGET_FILE, Budget, BudgetError, Spent, gaussian_epsilon, sampled_epsilon
 
 DELTA = 1e-5
 
@@ -123,3 +123,50 @@ def test_jobs_at_the_same_time_lose_no_release(tmp_path):
     with ThreadPoolExecutor(8) as jobs:
         list(jobs.map(spend, range(100)))
     assert Budget(tmp_path / BUDGET_FILE).read() == Spent({}, pure=100, releases=100)
+
+
+STEPS = (1.5, 0.2, 20)
+
+
+def test_a_round_of_dp_sgd_costs_what_opacus_says_for_its_steps(budget, tmp_path):
+    accountant = RDPAccountant()
+    for number in (1, 2, 3):
+        for _ in range(STEPS[2]):
+            accountant.step(noise_multiplier=STEPS[0], sample_rate=STEPS[1])
+        account = Budget(tmp_path / BUDGET_FILE)  # as another job would open it
+        found = account.spend_steps(STEPS, unit="patient", delta=DELTA, max_epsilon=100)
+        assert found == (pytest.approx(accountant.get_epsilon(DELTA), rel=1e-9), number)
+    assert budget.read().steps == ((1.5, 0.2, 60),)
+    other = (*STEPS[:1], 0.3, STEPS[2])
+    assert budget.spend_steps(other, unit="patient", delta=DELTA, max_epsilon=100)[0] > accountant.get_epsilon(DELTA)
+    assert budget.read().steps == ((1.5, 0.2, 60), other)
+
+
+def test_a_site_a_slice_and_a_patient_have_no_epsilon_in_common(budget):
+    site, _ = budget.spend(noise_multiplier=2.0, delta=DELTA, max_epsilon=100)
+    one, _ = budget.spend_steps(STEPS, unit="slice", delta=DELTA, max_epsilon=100)
+    again, number = budget.spend(pure=0.5, delta=DELTA, max_epsilon=100)
+    assert (again, number) == (pytest.approx(site + 0.5), 3)
+    assert budget.read().epsilon(DELTA, "slice") == one
+    with pytest.raises(BudgetError, match="holds DP-SGD that protects every slice; what it cost a patient is unknown"):
+        budget.spend_steps(STEPS, unit="patient", delta=DELTA, max_epsilon=100)
+    assert budget.read().releases == 3
+
+
+def test_a_round_of_dp_sgd_beyond_the_budget_is_not_entered(budget, tmp_path):
+    limit = sampled_epsilon([STEPS, STEPS], DELTA)
+    for _ in range(2):
+        budget.spend_steps(STEPS, unit="slice", delta=DELTA, max_epsilon=limit)
+    before = (tmp_path / BUDGET_FILE).read_text()
+    with pytest.raises(BudgetError, match="number 3, epsilon per slice would be"):
+        budget.spend_steps(STEPS, unit="slice", delta=DELTA, max_epsilon=limit)
+    assert (tmp_path / BUDGET_FILE).read_text() == before
+    assert f"epsilon {limit:.6g} of DP-SGD alone, per slice" in json.loads(before)["for people"]
+
+
+@pytest.mark.parametrize("steps", [[[0, 0.1, 5]], [[1.0, 1.5, 5]], [[1.0, 0.1, -5]], [[1.0, 0.1]], "none", None])
+def test_an_account_whose_steps_make_no_sense_lets_nothing_leave(steps, budget, tmp_path):
+    content = {"gaussian": {}, "pure": 0.0, "releases": 1, "dp_sgd": {"unit": "slice", "steps": steps}}
+    (tmp_path / BUDGET_FILE).write_text(json.dumps(content))
+    with pytest.raises(BudgetError):
+        budget.spend_steps(STEPS, unit="slice", delta=DELTA, max_epsilon=100)
