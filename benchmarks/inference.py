@@ -28,8 +28,8 @@ from fedmr.infer import infer
 from fedmr.jobs import read_task
 from fedmr.models import Model, load_model, save_model
 from fedmr.nets import build
+from fedmr.super_resolution import super_resolve
 from fedmr.tiles import SliceNetwork
-from fedmr.training import super_resolve
 
 SIDE = 256
 TURN = 4  # slices per turn

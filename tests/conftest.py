@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedmr.config import Task
+from fedmr.config import SuperResolutionTask
 from phantoms import write_site
 
 torch.set_num_threads(1)  # the arrays are small; threads would only wait for each other
@@ -17,6 +17,6 @@ def site(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def task() -> Task:
+def task() -> SuperResolutionTask:
     network = {"name": "mscan", "scale": 2, "channels": 8, "blocks": 1, "seed": 0}
-    return Task(network=network, batch_size=4, patch_size=12, patches_per_slice=4, warmup_steps=2)
+    return SuperResolutionTask(network=network, batch_size=4, patch_size=12, patches_per_slice=4, warmup_steps=2)

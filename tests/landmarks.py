@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from fedmr.card import make_card
-from fedmr.config import Task
+from fedmr.config import SuperResolutionTask
 from fedmr.models import Model
 from fedmr.nets import build
 
@@ -29,7 +29,7 @@ AFFINES = {
 def model(degradation="truncation", scale=2, *, trained=False, **args):
     """A model that is bicubic interpolation on its grid or, if trained, something more."""
     network = {"name": "mscan", "scale": scale, "channels": 4, "blocks": 1, "grid": GRIDS[degradation], **args}
-    task = Task(network, degradation, patch_size=12)
+    task = SuperResolutionTask(network=network, degradation=degradation, patch_size=12)
     net = build(**task.network)
     if trained:
         weight = net.tail.weight.data

@@ -1,12 +1,12 @@
 import pytest
 
-from fedmr.config import Task
+from fedmr.config import SuperResolutionTask, Task
 
 NETWORK = {"name": "mscan", "scale": 2, "grid": "pixel0"}
 
 
 def test_a_task_survives_its_dictionary():
-    task = Task(NETWORK, loss={"l1": 1.0, "sgp": 0.1}, batch_size=3)
+    task = SuperResolutionTask(network=NETWORK, loss={"l1": 1.0, "sgp": 0.1}, batch_size=3)
     assert Task.from_dict(task.to_dict()) == task
     assert (task.scale, task.grid) == (2, "pixel0")
 

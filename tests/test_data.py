@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedmr.config import Task
+from fedmr.config import SuperResolutionTask
 from fedmr.data import (
     DATA_ROOT_FILE,
     DATA_ROOT_VARIABLE,
@@ -175,7 +175,8 @@ def smooth_volumes(task):
 @pytest.mark.parametrize("flip", range(8))
 def test_flipped_and_turned_patches_stay_on_the_grid(scale, degradation, flip):
     grid = {"truncation": "pixel0", "bicubic": "half"}[degradation]
-    task = Task({"name": "mscan", "scale": scale, "grid": grid}, degradation, patch_size=9, batch_size=8)
+    network = {"name": "mscan", "scale": scale, "grid": grid}
+    task = SuperResolutionTask(network=network, degradation=degradation, patch_size=9, batch_size=8)
     sampler = PatchSampler(smooth_volumes(task), task)
     flips = torch.tensor([[flip & 1], [flip >> 1 & 1], [flip >> 2 & 1]]).bool().expand(3, 8)
     generator = torch.Generator().manual_seed(flip)

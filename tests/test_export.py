@@ -15,13 +15,13 @@ from torch import nn
 
 from fedmr.bundle import SCHEMA, metadata, write_bundle
 from fedmr.card import make_card
-from fedmr.config import Task
+from fedmr.config import SuperResolutionTask
 from fedmr.data import normalisation
 from fedmr.export import ENDINGS, ExportError, export, to_onnx, to_torchscript
 from fedmr.images import canonical, read_nifti
 from fedmr.models import Model, load_model, save_model
 from fedmr.nets import build
-from fedmr.training import super_resolve
+from fedmr.super_resolution import super_resolve
 from phantoms import phantom
 
 # (degradation, scale): both grids, and the smallest and largest scale
@@ -32,7 +32,8 @@ SIZES = ((1, 1, 16, 19), (5, 1, 40, 23))  # none of those that export itself tri
 def trained(degradation="truncation", scale=2):
     """A model whose network is no longer plain interpolation."""
     grid = {"truncation": "pixel0", "bicubic": "half"}[degradation]
-    task = Task({"name": "mscan", "scale": scale, "channels": 8, "blocks": 1, "grid": grid}, degradation)
+    network = {"name": "mscan", "scale": scale, "channels": 8, "blocks": 1, "grid": grid}
+    task = SuperResolutionTask(network=network, degradation=degradation)
     net = build(**task.network)
     nn.init.normal_(net.tail.weight, std=0.05)
     return Model(net, make_card(task))

@@ -9,7 +9,8 @@ from fedmr.local import comparison_images, evaluate_sites, train_pooled
 from fedmr.metrics import psnr
 from fedmr.models import Model, load_model, save_model
 from fedmr.nets import build
-from fedmr.training import evaluate, super_resolve
+from fedmr.super_resolution import super_resolve
+from fedmr.training import evaluate
 from phantoms import write_site
 from simulator import render_tiny_job
 

@@ -9,7 +9,8 @@ from fedmr.losses import WeightedSum
 from fedmr.metrics import psnr
 from fedmr.nets import build
 from fedmr.physics import interpolate, zero_filled_acquisition
-from fedmr.training import Hook, Trainer, baselines, evaluate, fit, super_resolve
+from fedmr.super_resolution import baselines, super_resolve
+from fedmr.training import Hook, Trainer, evaluate, fit
 
 
 @pytest.fixture

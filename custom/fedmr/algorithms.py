@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fedmr.config import Task
-from fedmr.data import PatchSampler
+from fedmr.kinds import Sampler
 from fedmr.training import Hook, Progress, Trainer
 
 
@@ -106,11 +106,11 @@ class Ditto(Trainer):
     """Ditto (Li et al., ICML 2021, Algorithm 1): beside the shared network a personal one, which stays at the site.
 
     The shared network is trained as by FedAvg. The personal one, v, starts from the first received weights and
-    trains as many epochs on the same patches, with loss F(v) + strength/2 ||v - w_t||^2, where w_t are the weights
+    trains as many epochs on the same batches, with loss F(v) + strength/2 ||v - w_t||^2, where w_t are the weights
     received in the round and strength is the paper's lambda. It has its own optimiser and the same schedule.
     """
 
-    def __init__(self, task: Task, sampler: PatchSampler, *, rounds: int, strength: float) -> None:
+    def __init__(self, task: Task, sampler: Sampler, *, rounds: int, strength: float) -> None:
         super().__init__(task, sampler, rounds=rounds)
         self._pull = FedProx(strength)
         self._alone = Trainer(task, sampler, rounds=rounds, hooks=[self._pull])
@@ -145,7 +145,7 @@ class Ditto(Trainer):
         self._alone.load_state_dict(state["personal"])
 
 
-def make_trainer(task: Task, sampler: PatchSampler, *, rounds: int) -> Trainer:
+def make_trainer(task: Task, sampler: Sampler, *, rounds: int) -> Trainer:
     """The trainer of a task's algorithm; arguments as those of `Trainer`."""
     parameters = dict(task.algorithm)
     name = parameters.pop("name")

@@ -158,7 +158,7 @@ def metadata(card: Card) -> dict[str, Any]:
         "image_classes": "one channel: " + card["normalisation"]["text"],
         "pred_classes": "one channel: magnitude on the same intensity scale",
         "eval_metrics": scores,
-        "intended_use": INTENDED_USE,
+        "intended_use": INTENDED_USE.format("super-resolution"),
         "network_data_format": {"inputs": {"image": slices}, "outputs": {"pred": slices}},
     }
 

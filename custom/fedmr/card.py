@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from fedmr import __version__
-from fedmr.config import Task
-from fedmr.data import Volume
+from fedmr.config import ReconstructionTask, SuperResolutionTask, Task
+from fedmr.kinds import Volume
+from fedmr.nets import title
 from fedmr.readers import contrast_of
 from fedmr.report import METHODS, read_figures, read_rounds
 
@@ -22,7 +23,18 @@ NORMALISATION = {
     "text": "Every volume is divided by the 99.9th percentile of its low-resolution intensities, before the network "
     "and not slice by slice; the result is multiplied by it again. Negative values are set to 0.",
 }
-INTENDED_USE = "Research on MR super-resolution. Not a medical device; not for diagnosis."
+STANDARDISATION = {
+    "mean": 0.0,
+    "standard_deviation": 1.0,
+    "text": "Every zero-filled magnitude slice (root sum of squares over the coils) has its mean subtracted and is "
+    "divided by its standard deviation, before the network; the result is mapped back by both. Negative values are set "
+    "to 0.",
+}
+_NORMALISATIONS: dict[type[Task], dict[str, Any]] = {
+    SuperResolutionTask: NORMALISATION,
+    ReconstructionTask: STANDARDISATION,
+}
+INTENDED_USE = "Research on MR {}. Not a medical device; not for diagnosis."
 NO_LICENCE = "Not stated. The weights come from the training sites' data: ask those sites before passing them on."
 
 
@@ -41,7 +53,7 @@ def make_card(
     """Card of a network trained on a task; json-able, so that `torch.load(weights_only=True)` reads it.
 
     Args:
-        task: gives network, scale, degradation and grid.
+        task: gives the network and the facts of the task, e.g. scale, degradation and grid.
         training: ``{"federated": bool, "sites": n, "rounds": n, "steps": n}``; nothing if not known.
         data: `summarise_volumes`, or what is known of it.
         metrics: ``{"split": .., "n_volumes": n, METHOD: {"psnr": dB, ..}}`` for the methods of `report.METHODS`.
@@ -50,16 +62,14 @@ def make_card(
     card = {
         "format": FORMAT,
         "task": task.to_dict(),
-        "scale": task.scale,
-        "degradation": task.degradation,
-        "grid": task.grid,
-        "normalisation": dict(NORMALISATION),
+        **task.facts,
+        "normalisation": dict(_NORMALISATIONS[type(task)]),
         "training": dict(training or {}),
         "data": dict(data or {}),
         "metrics": dict(metrics or {}),
         "versions": {"fedmr": __version__} | {name: version(name) for name in ("torch", "monai", "nvflare")},
         "licence": licence,
-        "intended_use": INTENDED_USE,
+        "intended_use": INTENDED_USE.format(task.purpose),
     }
     return json.loads(json.dumps(card))  # plain dictionaries, whatever a config's reader gave
 
@@ -97,7 +107,7 @@ def task_of(card: Any) -> Task:
     """The task of a card read from a file, after checking that the card does not contradict itself.
 
     Raises:
-        CardError: no card, of a later format, or a scale, degradation, grid or normalisation that does not fit.
+        CardError: no card, of a later format, or facts of the task, e.g. scale, or normalisation that do not fit.
         ValueError: its task is none.
     """
     if not isinstance(card, dict) or not isinstance(card.get("task"), dict):
@@ -108,24 +118,24 @@ def task_of(card: Any) -> Task:
     absent = sorted(set(make_card(task)) - set(card))
     if absent:
         raise CardError(f"its card is damaged: it has no {', '.join(absent)}")
-    for name in ("scale", "degradation", "grid"):
-        said, meant = card.get(name), getattr(task, name)
+    for name, meant in task.facts.items():
+        said = card.get(name)
         if said != meant:
             raise CardError(f"its card contradicts itself: {name} is {said!r}, that of its network {meant!r}")
-    if card.get("normalisation") != NORMALISATION:
+    if card.get("normalisation") != _NORMALISATIONS[type(task)]:
         raise CardError(f"its card states another normalisation than this FedMR's: {card.get('normalisation')}")
     return task
 
 
 def describe(card: Card) -> str:
     """The card as a Markdown list for people."""
-    training, metrics = card["training"], card["metrics"]
-    scores = [f"{METHODS[m]} {metrics[m]['psnr']:.2f} dB / {metrics[m]['ssim']:.4f}" for m in METHODS if m in metrics]
+    training, metrics, network = card["training"], card["metrics"], card["task"]["network"]
+    methods = METHODS | {"model": title(network["name"])}
+    scores = [f"{methods[m]} {metrics[m]['psnr']:.2f} dB / {metrics[m]['ssim']:.4f}" for m in methods if m in metrics]
     trained = "{sites} sites, {rounds} rounds, {steps} steps".format_map(training) if training else ""
     facts = {
-        "Network": ", ".join(f"{name} = {value}" for name, value in card["task"]["network"].items()),
-        "Scale": f"x{card['scale']} in the slice plane",
-        "Degradation": f"{card['degradation']}, sampling grid {card['grid']}",
+        "Network": ", ".join(f"{name} = {value}" for name, value in network.items()),
+        **_describe_facts(card),
         "Normalisation": card["normalisation"]["text"],
         "Federated training" if training.get("federated") else "Training": trained,
         "Volumes": ", ".join(f"{n} {split}" for split, n in card["data"].get("volumes", {}).items()),
@@ -136,3 +146,17 @@ def describe(card: Card) -> str:
         "Intended use": card["intended_use"],
     }
     return "\n".join(f"- {name}: {value or 'not recorded'}" for name, value in facts.items())
+
+
+def _describe_facts(card: Card) -> dict[str, str]:
+    if "mask" in card:
+        mask = card["mask"]
+        columns = f"{mask['kind']} columns, {mask['acceleration']:g}x, {mask['center_fraction']:.0%} in the middle kept"
+        return {
+            "Under-sampling": columns,
+            "Measured k-space": "put back" if card["data_consistency"] else "not put back",
+        }
+    return {
+        "Scale": f"x{card['scale']} in the slice plane",
+        "Degradation": f"{card['degradation']}, sampling grid {card['grid']}",
+    }

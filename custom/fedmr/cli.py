@@ -5,12 +5,15 @@ import sys
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import MofNCompleteColumn, Progress, TaskID
+
+if TYPE_CHECKING:  # imports torch
+    from fedmr.config import Task
 
 from fedmr.consortium.commands import app as poc_app
 
@@ -172,15 +175,15 @@ def evaluate(
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     job: Annotated[Path | None, typer.Option(help="Job of the model, if not beside it.")] = None,
 ) -> None:
-    """Compare a model with zero-filled and bicubic interpolation on every site's volumes."""
+    """Compare a model with zero-filled and, for super-resolution, bicubic interpolation on every site's volumes."""
     from fedmr.local import comparison_images, evaluate_sites
-    from fedmr.report import draw
+    from fedmr.models import load_model
 
+    task = load_model(model, job).task
     figures = evaluate_sites(model, data, split=split, job=job)
-    _show(figures, f"{model.name} on {split} volumes", json_file)
+    _show(figures, f"{model.name} on {split} volumes", json_file, task)
     if picture:
-        draw(comparison_images(model, data, split=split, job=job), figures, picture)
-        console.print(f"wrote {picture}")
+        _draw(comparison_images(model, data, split=split, job=job), figures, picture, task)
 
 
 @app.command()
@@ -192,12 +195,13 @@ def report(
 ) -> None:
     """Table, page and picture of a federated run, or of federated statistics, from what the sites reported.
 
-    Of a cross-site evaluation also the matrix of every model on every site, with a heat map in RUN/cross_site.png.
+    Of a cross-site evaluation also the matrix of every model on every site, with a heat map in RUN/cross_site.png. Of a
+    study: its tables and pictures in RUN/report.
     Fails if a site or a model is missing; the page is written all the same and says so.
     """
     from fedmr import cross_site
     from fedmr.html import write_html
-    from fedmr.report import best_round, draw, personal_table, read_figures, read_images, read_rounds
+    from fedmr.report import best_round, personal_table, read_figures, read_images, read_rounds, read_run_task
     from fedmr.statistics import is_statistics, show
     from fedmr.study.report import is_study, write_report
 
@@ -209,8 +213,8 @@ def report(
     write_html(run, page)  # first: an incomplete run has a page too, which says what is missing
     console.print(f"wrote {page}", soft_wrap=True)
     figures = read_figures(run)
-    alone = cross_site.trained_alone(run)
-    _show(figures, f"every site's own model of {run}" if alone else f"final global model of {run}", json_file)
+    alone, task = cross_site.trained_alone(run), read_run_task(run)
+    _show(figures, f"every site's own model of {run}" if alone else f"final global model of {run}", json_file, task)
     if personal := personal_table(figures):
         console.print(personal)
     best = best_round(read_rounds(run))
@@ -227,8 +231,7 @@ def report(
                 'no site of this run shares pictures ("share_images" in its datalist). On a site, '
                 "`fedmr evaluate MODEL DATA --picture FILE` draws them from its own data"
             )
-        draw(images, figures, picture)
-        console.print(f"wrote {picture}")
+        _draw(images, figures, picture, task)
 
 
 @app.command()
@@ -241,8 +244,8 @@ def study(
 ) -> None:
     """Run a grid of trainings through the jobs, with one table of results; `fedmr report OUT` makes its tables.
 
-    The same command goes on where it stopped. Exit code 0: all runs are in the table; 3: some failed, each is named with
-    the reason; 1: the study cannot be run.
+    The same command goes on where it stopped. Exit code 0: all runs are in the table; 3: some failed, each is named
+    with the reason; 1: the study cannot be run.
     """
     from fedmr.study.grid import read_study
     from fedmr.study.results import read_rows
@@ -336,13 +339,26 @@ def card(
     console.print(describe(load_model(model, job).card), markup=False, highlight=False, soft_wrap=True)
 
 
-def _show(figures: dict[str, Any], title: str, json_file: Path | None) -> None:
+def _show(figures: dict[str, Any], title: str, json_file: Path | None, task: "Task | None") -> None:
     """Print the table and write the same figures to a file, if one is named."""
-    from fedmr.report import table
+    from fedmr.report import labels_of, table
 
-    console.print(table(figures, title))
+    console.print(table(figures, title, labels_of(task)))
     if json_file:
         json_file.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def _draw(images: dict[str, Any], figures: dict[str, Any], picture: Path, task: "Task | None") -> None:
+    """Write the comparison picture that fits the kind of task."""
+    from fedmr.config import ReconstructionTask
+    from fedmr.error_maps import draw_errors
+    from fedmr.report import draw, labels_of
+
+    if isinstance(task, ReconstructionTask):
+        draw_errors(images, figures, picture, labels_of(task))
+    else:
+        draw(images, figures, picture)
+    console.print(f"wrote {picture}")
 
 
 @jobs_app.command()

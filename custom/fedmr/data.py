@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedmr.config import Task
+from fedmr.config import MIN_FOREGROUND, SuperResolutionTask
 from fedmr.images import DataError as DataError
 from fedmr.images import check, read_nifti, slices
 from fedmr.metrics import FOREGROUND
@@ -28,7 +28,6 @@ from fedmr.splits import SPLITS as SPLITS
 
 DATA_ROOT_VARIABLE = "FEDMR_DATA_ROOT"
 DATA_ROOT_FILE = "fedmr_data_root.txt"
-MIN_FOREGROUND = 0.25  # share of a patch that must be foreground
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,11 @@ class Volume:
     hr: Tensor
     lr: Tensor
     intensity: float
+
+    @property
+    def reference(self) -> Tensor:
+        """What the result is compared with, `hr`."""
+        return self.hr
 
 
 def find_site_folder(site: str, local: Path | None = None, near: Sequence[Path] = ()) -> Path:
@@ -120,6 +124,19 @@ def read_datalist(folder: Path) -> dict[str, Any]:
     return datalist
 
 
+def read_entries(folder: Path, splits: Sequence[str]) -> list[dict[str, Any]]:
+    """The volumes of a site's datalist that are in one of the splits, in its order.
+
+    Raises:
+        DataError: as `read_datalist`, or a split without volumes.
+    """
+    entries = [entry for entry in read_datalist(folder)["volumes"] if entry["split"] in splits]
+    for split in splits:
+        if not any(entry["split"] == split for entry in entries):
+            raise DataError(f"{folder / 'datalist.json'} has no volume of split {split!r}; give it at least one")
+    return entries
+
+
 def read_volume(path: Path, shape: Sequence[int] | None = None) -> Tensor:
     """Read a NIfTI volume as slices of its acquisition plane.
 
@@ -151,7 +168,7 @@ def normalisation(lr: Tensor) -> float:
     return float(np.percentile(lr.numpy(), 99.9)) or float(lr.max())
 
 
-def load_volumes(folder: Path, task: Task, splits: tuple[str, ...] = SPLITS) -> list[Volume]:
+def load_volumes(folder: Path, task: SuperResolutionTask, splits: tuple[str, ...] = SPLITS) -> list[Volume]:
     """Load, degrade and normalise a site's volumes, in the order of its datalist.
 
     Args:
@@ -162,24 +179,19 @@ def load_volumes(folder: Path, task: Task, splits: tuple[str, ...] = SPLITS) -> 
     Raises:
         DataError: naming the offending file or the empty split.
     """
-    entries = [e for e in read_datalist(folder)["volumes"] if e["split"] in splits]
     volumes = []
-    for entry in entries:
+    for entry in read_entries(folder, splits):
         path = folder / entry["image"]
         hr = read_volume(path, entry.get("shape"))
-        need = (task.patch_size + 1) * task.scale
-        if entry["split"] == "train" and min(hr.shape[1:]) < need:
+        if entry["split"] == "train" and min(hr.shape[1:]) < task.smallest_side:
             raise DataError(
                 f"{path} has slices of {tuple(hr.shape[1:])} voxels, too small for patch_size {task.patch_size} at "
-                f"x{task.scale}: {need} are needed. Take a smaller patch_size or leave out this volume"
+                f"x{task.scale}: {task.smallest_side} are needed. Take a smaller patch_size or leave out this volume"
             )
         lr = degrade(hr, task.scale, task.degradation)
         intensity = normalisation(lr)
         fields = entry["image"], entry["patient"], entry["contrast"], entry["split"]
         volumes.append(Volume(*fields, hr / intensity, lr / intensity, intensity))
-    for split in splits:
-        if not any(v.split == split for v in volumes):
-            raise DataError(f"{folder / 'datalist.json'} has no volume of split {split!r}; give it at least one")
     return volumes
 
 
@@ -196,7 +208,7 @@ class PatchSampler:
         device: where the arrays live.
     """
 
-    def __init__(self, volumes: list[Volume], task: Task, device: torch.device | str = "cpu") -> None:
+    def __init__(self, volumes: list[Volume], task: SuperResolutionTask, device: torch.device | str = "cpu") -> None:
         self.task, self.device = task, torch.device(device)
         lr, hr, corners, rows = [], [], [], []
         lr_offset = hr_offset = corner_offset = 0
@@ -283,7 +295,7 @@ def _axis(start: Tensor, flip: Tensor, length: int) -> Tensor:
     return start[:, None] + torch.where(flip[:, None], length - 1 - steps, steps)
 
 
-def _refine(low: Tensor, flip: Tensor, task: Task) -> Tensor:
+def _refine(low: Tensor, flip: Tensor, task: SuperResolutionTask) -> Tensor:
     """LR indices (B, p) to the HR indices (B, s*p) that lie on the same grid after the flip."""
     s = task.scale
     steps = torch.arange(s, device=low.device)

@@ -69,11 +69,11 @@ def super_resolve_series(
 
 
 def _derivation(resolver: SuperResolver, plane: str) -> Derivation:
-    model = resolver.model
-    scale, digest = model.task.scale, _digest(model.net)
+    model, task = resolver.model, resolver.task
+    scale, digest = task.scale, _digest(model.net)
     text = (
-        f"Super-resolution x{scale} of {plane} slices by a neural network ({model.task.network['name']}, "
-        f"weights {digest}) trained on images made by {model.task.degradation}, FedMR {__version__}."
+        f"Super-resolution x{scale} of {plane} slices by a neural network ({task.network['name']}, "
+        f"weights {digest}) trained on images made by {task.degradation}, FedMR {__version__}."
         f"{' Measured k-space kept.' if resolver.options.data_consistency else ''} {model.card['intended_use']}"
     )
     return Derivation(scale, digest, text[:_SHORT_TEXT])

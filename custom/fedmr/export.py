@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fedmr.bundle import is_bundle, write_bundle
+from fedmr.config import SuperResolutionTask
 from fedmr.images import write_atomically
 from fedmr.models import Model, load_model, save_model
 
@@ -29,7 +30,7 @@ class ExportError(RuntimeError):
 
 
 class Magnitude(nn.Module):
-    """A network as `training.super_resolve` applies it: nothing below 0."""
+    """A network as `super_resolution.super_resolve` applies it: nothing below 0."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -59,7 +60,7 @@ def export(
     Raises:
         FileExistsError: `out` is there, without `force`, or is a folder that is no bundle.
         ValueError: unknown format or unusable model.
-        ExportError: a package is missing, or the exported network disagrees.
+        ExportError: a package is missing, the exported network disagrees, or it is none for super-resolution.
     """
     if to not in ENDINGS:
         raise ValueError(f"format is {to!r}; known are {', '.join(ENDINGS)}")
@@ -67,6 +68,11 @@ def export(
     target = out or Path(name + ENDINGS[to])
     _check_target(target, to, force)
     model = load_model(source, job)
+    if to != "pt" and not isinstance(model.task, SuperResolutionTask):
+        raise ExportError(
+            f"{source} is a {model.task.purpose} model, whose input is k-space, which {to} does not hold; only super-"
+            "resolution models can be exported so. Give --to pt, and use the file with `fedmr infer`"
+        )
     if licence:
         model = replace(model, card=model.card | {"licence": licence})
     if to == "pt":

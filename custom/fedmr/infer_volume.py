@@ -11,6 +11,7 @@ from nibabel.orientations import inv_ornt_aff
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedmr.config import SuperResolutionTask
 from fedmr.data import normalisation
 from fedmr.images import DataError, Image, canonical
 from fedmr.models import Model
@@ -46,6 +47,17 @@ class Options:
             if value and value not in known:
                 raise ValueError(f"{name} is {value!r}; known are {', '.join(known)}")
 
+    @property
+    def chosen_device(self) -> str:
+        """The device, or the GPU where none is named and there is one.
+
+        Raises:
+            ValueError: no GPU here, though one is asked for.
+        """
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("there is no GPU here that torch can use; leave out --device, or give cpu")
+        return self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+
 
 class SuperResolver:
     """A model ready to super-resolve volumes slice by slice, in the orientation in which it was trained.
@@ -59,16 +71,17 @@ class SuperResolver:
         options: how.
 
     Raises:
-        ValueError: no GPU here, though one is asked for, or a tile of a size that cannot be.
+        ValueError: another kind of model, no GPU here, though one is asked for, or a tile of a size that cannot be.
     """
 
     def __init__(self, model: Model, options: Options | None = None) -> None:
         self.model, self.options = model, options or Options()
-        if self.options.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("there is no GPU here that torch can use; leave out --device, or give cpu")
-        device = self.options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        net, scale = model.net.to(device), model.task.scale
-        self.net = SliceNetwork(net, scale, tile=self.options.tile, exact=self.options.exact)
+        task = model.task
+        if not isinstance(task, SuperResolutionTask):
+            raise ValueError(f"this is a {task.purpose} model; only a super-resolution model takes images")
+        self.task = task
+        net = model.net.to(self.options.chosen_device)
+        self.net = SliceNetwork(net, task.scale, tile=self.options.tile, exact=self.options.exact)
 
     def __call__(
         self, image: Image, *, plane: str = "", progress: Callable[[int, int], None] = lambda done, total: None
@@ -89,7 +102,7 @@ class SuperResolver:
             DataError: the result is too large for the memory.
             TileError: see `tiles.SliceNetwork`.
         """
-        task, turned = self.model.task, canonical(image)
+        task, turned = self.task, canonical(image)
         plane = plane or self.options.plane
         axis = PLANES[plane] if plane else turned.slice_axis
         scales = [1 if a == axis else task.scale for a in range(3)]
@@ -101,7 +114,7 @@ class SuperResolver:
 
     def _slices(self, low: Tensor, progress: Callable[[int, int], None]) -> Tensor:
         """(S, h, w) to (S, scale*h, scale*w), in the units of the input."""
-        task = self.model.task
+        task = self.task
         intensity = normalisation(low.clamp_min(0))
         high = torch.empty(len(low), task.scale * low.shape[1], task.scale * low.shape[2])
         batch = max(1, BATCH_PIXELS // low[0].numel())

@@ -11,8 +11,9 @@ import torch
 
 from fedmr.card import make_card, summarise_volumes
 from fedmr.config import Task
-from fedmr.data import SPLITS, DataError, PatchSampler, Volume, load_volumes, site_folders
+from fedmr.data import SPLITS, DataError, site_folders
 from fedmr.jobs import read_num_rounds, read_task
+from fedmr.kinds import Volume, load_volumes, make_sampler
 from fedmr.models import Model, load_model, save_model
 from fedmr.report import Figures, comparison_image, summarise
 from fedmr.training import Trainer, evaluate
@@ -54,7 +55,7 @@ def train_pooled(
     volumes = [v for folder in folders for v in load_volumes(folder, task, ("train", "val"))]
     validation = [v for v in volumes if v.split == "val"]
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    trainer = Trainer(task, PatchSampler([v for v in volumes if v.split == "train"], task, device), rounds=rounds)
+    trainer = Trainer(task, make_sampler(volumes, task, device), rounds=rounds)
     out.mkdir(parents=True, exist_ok=True)
     with (out / "log.jsonl").open("w") as log:
         for number in range(rounds):

@@ -91,7 +91,7 @@ def super_resolve_nifti(
         output[(..., *index)] = storage.store(result.voxels)
     if storage.clipped:
         notes.append(f"{storage.clipped} voxels lie beyond what {storage.dtype} holds and were clipped to its limits")
-    finished = _with_header(output, stored, step, resolver.model.task.scale)
+    finished = _with_header(output, stored, step, resolver.task.scale)
     finished.header.set_slope_inter(storage.slope, storage.inter)
     write_atomically(target, lambda handle: _write(finished, handle, packed=target.suffix == ".gz"))
     return list(dict.fromkeys(notes))

@@ -1,7 +1,7 @@
 """Figures, table and picture of a run. Reads what the server received; needs no site's data."""
 
 import json
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,13 @@ from rich.table import Table
 from torch import nn
 
 from fedmr.config import Task
-from fedmr.data import Volume
-from fedmr.training import baselines, super_resolve
+from fedmr.jobs import read_task
+from fedmr.kinds import Volume, kind_of
+from fedmr.nets import title as title_of
 
+# of all kinds of task; a reconstruction has no "interpolated"
 METHODS = {"zero_filled": "zero-filled", "interpolated": "bicubic", "model": "MSCAN"}
-# tiles of a comparison image, and the method whose figures belong to each
+# tiles of a comparison image, and the method whose figures belong to each; the first one's label is the kind's
 TILES = {
     "low resolution": None,
     METHODS["zero_filled"]: "zero_filled",
@@ -34,7 +36,7 @@ class RunError(RuntimeError):
 
 def summarise(sites: dict[str, dict[str, Any]]) -> Figures:
     """Add the mean over sites: ``{"sites": {SITE: {"n_volumes", METHOD: {"psnr", ..}}}, "mean": {METHOD: ..}}``."""
-    methods = [*METHODS, PERSONAL] if all(PERSONAL in site for site in sites.values()) else METHODS
+    methods = [method for method in (*METHODS, PERSONAL) if all(method in site for site in sites.values())]
     mean = {
         method: {
             name: sum(site[method][name] for site in sites.values()) / len(sites)
@@ -133,21 +135,32 @@ def best_round(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     return max(rounds[1:] or rounds, key=lambda record: record["psnr"])
 
 
+def labels_of(task: Task | None) -> dict[str, str]:
+    """`METHODS` with the name of the task's network; as it is where the task is not known."""
+    return METHODS | ({"model": title_of(str(task.network["name"]))} if task else {})
+
+
+def read_run_task(run: Path) -> Task | None:
+    """The task of a run, None where the server kept no config."""
+    config = find_run(run) / "app_server" / "config"
+    return Task.from_dict(read_task(config)) if config.is_dir() else None
+
+
 def table_rows(figures: Figures) -> list[list[str]]:
     """Cells of a row per site and of the mean: site, number of volumes, PSNR / SSIM per method, gain in dB."""
     total = sum(site["n_volumes"] for site in figures["sites"].values())
     rows = []
     for site, row in [*figures["sites"].items(), ("mean", {"n_volumes": total, **figures["mean"]})]:
-        cells = [f"{row[m]['psnr']:.2f} / {row[m]['ssim']:.4f}" for m in METHODS]
+        cells = [f"{row[m]['psnr']:.2f} / {row[m]['ssim']:.4f}" for m in METHODS if m in figures["mean"]]
         rows.append([site, str(row["n_volumes"]), *cells, f"{row['model']['psnr'] - row['zero_filled']['psnr']:+.2f}"])
     return rows
 
 
-def table(figures: Figures, title: str) -> Table:
-    """Sites by methods, PSNR in dB and SSIM, with the gain over zero-filled."""
+def table(figures: Figures, title: str, labels: Mapping[str, str] = METHODS) -> Table:
+    """Sites by methods, PSNR in dB and SSIM, with the gain over zero-filled; `labels` names the methods."""
     view = Table(title=title, caption="PSNR (dB) / SSIM per volume, range = volume maximum, mean over volumes")
     view.add_column("site", no_wrap=True)
-    for label in ("n", *METHODS.values(), "gain"):
+    for label in ("n", *(labels[m] for m in METHODS if m in figures["mean"]), "gain"):
         view.add_column(label, justify="right", no_wrap=True)
     *sites, mean = table_rows(figures)
     for row in sites:
@@ -172,19 +185,15 @@ def personal_table(figures: Figures) -> Table | None:
 
 
 def comparison_image(net: nn.Module, volume: Volume, task: Task) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Middle slice as four tiles side by side: LR (nearest), zero-filled, network, reference.
+    """Middle slice as four tiles side by side: what was measured, zero-filled, network, reference.
 
     Returns:
         (1, H, 4*W) uint8, one window for all tiles: 0 to the reference slice's 99.9th percentile.
     """
-    middle = volume.hr.shape[0] // 2
-    one = replace(volume, hr=volume.hr[middle : middle + 1], lr=volume.lr[middle : middle + 1])
-    height, width = one.hr.shape[1:]
-    nearest = one.lr.repeat_interleave(task.scale, 1).repeat_interleave(task.scale, 2)[:, :height, :width]
-    tiles = [nearest, baselines(one, task)["zero_filled"], super_resolve(net, one.lr, (height, width)), one.hr]
-    window = float(np.percentile(one.hr.numpy(), 99.9)) or 1.0
-    image = torch.cat(tiles, dim=2).clamp(0, window) * (255 / window)
-    return image.round().to(torch.uint8).numpy()
+    tiles = kind_of(task).tiles(net, volume, task)
+    window = float(np.percentile(tiles[-1].numpy(), 99.9)) or 1.0
+    image = torch.cat(tiles, dim=1).clamp(0, window) * (255 / window)
+    return image.round().to(torch.uint8).numpy()[None]
 
 
 def read_events(run: Path) -> dict[str, Any]:

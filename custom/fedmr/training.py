@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from fedmr.config import Task
-from fedmr.data import PatchSampler, Volume
+from fedmr.kinds import Sampler, Volume, kind_of
 from fedmr.losses import WeightedSum
 from fedmr.metrics import mean_metrics, volume_metrics
 from fedmr.nets import build
-from fedmr.physics import interpolate, zero_filled, zero_filled_acquisition
 
-# LR pixels per forward pass. Bounds the memory of evaluation; four times more costs 1.6x the CPU time, because
-# buffers of that size are returned to the system and faulted in again for every layer.
-_EVALUATION_PIXELS = 2**16
+_OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "rmsprop": torch.optim.RMSprop,
+}
 
 
 class Hook:
@@ -78,9 +78,9 @@ def fit(
     """Train over the batches, one optimisation step each.
 
     Args:
-        net: maps LR (B, 1, h, w) to SR (B, 1, s*h, s*w), about [0, 1].
-        batches: pairs LR, HR on the network's device.
-        loss_function: (SR, HR) to a scalar.
+        net: maps LR (B, 1, h, w) to SR (B, 1, s*h, s*w), about [0, 1], or what else the batches are pairs of.
+        batches: pairs of input and target, e.g. LR and HR, on the network's device.
+        loss_function: output and target to a scalar.
         optimizer: stepped once per batch.
         schedule: stepped with it.
         hooks: called in their order.
@@ -93,13 +93,13 @@ def fit(
     device = next(net.parameters()).device
     progress, started, total = Progress(), time.perf_counter(), torch.zeros((), device=device)
     net.train()
-    for low, high in batches:
+    for given, target in batches:
         if should_stop():
             progress.stopped = True
             break
-        low = low.contiguous(memory_format=torch.channels_last)
+        given = given.contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            loss = loss_function(net(low), high)
+            loss = loss_function(net(given), target)
         for hook in hooks:
             loss = hook.add_loss(net, loss)
         optimizer.zero_grad(set_to_none=True)
@@ -120,44 +120,6 @@ def fit(
     return progress
 
 
-@torch.no_grad()
-def super_resolve(net: nn.Module, low: Tensor, size: tuple[int, int]) -> Tensor:
-    """Apply the network slice by slice.
-
-    Args:
-        net: the network.
-        low: (S, h, w) LR slices, about [0, 1], on any device.
-        size: HR size (H, W), at most scale * (h, w).
-
-    Returns:
-        (S, H, W) float32 on the device of `low`, values >= 0 (a magnitude image has no negative ones).
-    """
-    net.eval()
-    device = next(net.parameters()).device
-    batch = max(1, _EVALUATION_PIXELS // low[0].numel())
-    outputs = []
-    for part in low.split(batch):
-        part = part.unsqueeze(1).to(device).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            output = net(part)
-        outputs.append(output[:, 0, : size[0], : size[1]].float().clamp_min(0).to(low.device))
-    return torch.cat(outputs)
-
-
-def baselines(volume: Volume, task: Task) -> dict[str, Tensor]:
-    """Zero-filled and grid-aligned bicubic SR of a volume, (S, H, W) each, values >= 0.
-
-    Under k-space truncation zero-filling starts from the complex k-space, the stronger baseline.
-    """
-    size = volume.hr.shape[1], volume.hr.shape[2]
-    bicubic = interpolate(volume.lr.unsqueeze(1), task.scale, task.grid)[:, 0, : size[0], : size[1]]
-    if task.degradation == "truncation":
-        sinc = zero_filled_acquisition(volume.hr, task.scale)
-    else:
-        sinc = zero_filled(volume.lr, task.scale, size, task.grid)
-    return {"zero_filled": sinc.clamp_min(0), "interpolated": bicubic.clamp_min(0)}
-
-
 def evaluate(
     net: nn.Module,
     volumes: Sequence[Volume],
@@ -170,19 +132,20 @@ def evaluate(
 
     Returns:
         ``{"n_volumes": N, "model": {"psnr": dB, "ssim": ..}}``, means over volumes of `metrics.volume_metrics`,
-        with ``"zero_filled"`` and ``"interpolated"`` beside ``"model"`` if `with_baselines`.
+        with the baselines of the task's kind, e.g. ``"zero_filled"``, beside ``"model"`` if `with_baselines`.
 
     Raises:
         InterruptedError: `should_stop` became true.
     """
+    kind = kind_of(task)
     rows: dict[str, list[dict[str, float]]] = {}
     for volume in volumes:
         if should_stop():
             raise InterruptedError("evaluation was stopped")
-        images = baselines(volume, task) if with_baselines else {}
-        images["model"] = super_resolve(net, volume.lr, (volume.hr.shape[1], volume.hr.shape[2]))
+        images = kind.baselines(volume, task) if with_baselines else {}
+        images["model"] = kind.restore(net, volume, task)
         for name, image in images.items():
-            rows.setdefault(name, []).append(volume_metrics(image, volume.hr))
+            rows.setdefault(name, []).append(volume_metrics(image, volume.reference))
     return {"n_volumes": len(volumes)} | {name: mean_metrics(row) for name, row in rows.items()}
 
 
@@ -191,7 +154,7 @@ class Trainer:
 
     Args:
         task: the task.
-        sampler: the site's training patches; training runs on its device.
+        sampler: the site's training data; training runs on its device.
         rounds: number of federated rounds; the learning rate falls over all of them.
         hooks: algorithm.
 
@@ -203,7 +166,7 @@ class Trainer:
     def __init__(
         self,
         task: Task,
-        sampler: PatchSampler,
+        sampler: Sampler,
         *,
         rounds: int,
         hooks: Sequence[Hook] = (),
@@ -212,7 +175,7 @@ class Trainer:
         self.personal: nn.Module | None = None
         self.net = build(**task.network).to(sampler.device)
         self.loss = WeightedSum(task.loss)
-        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=task.learning_rate)
+        self.optimizer = _OPTIMIZERS[task.optimizer](self.net.parameters(), lr=task.learning_rate)
         total = max(rounds * task.local_epochs * self.sampler.steps_per_epoch, 1)
         self.schedule = _warmup_then_cosine(self.optimizer, task, total)
         self.epoch = 0

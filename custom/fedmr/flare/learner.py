@@ -21,9 +21,10 @@ from fedmr.algorithms import make_trainer
 from fedmr.card import make_card
 from fedmr.config import Task
 from fedmr.cross_site import OF_SERVER
-from fedmr.data import DataError, PatchSampler, load_volumes, read_datalist
+from fedmr.data import DataError, read_datalist
 from fedmr.flare.algorithms import pack, unpack
 from fedmr.flare.sites import site_folder
+from fedmr.kinds import load_volumes, make_sampler
 from fedmr.models import Model, save_model
 from fedmr.report import comparison_image
 from fedmr.training import Progress, Trainer, evaluate
@@ -72,7 +73,7 @@ class SuperResolutionLearner(Learner):
             self._may_share_images = read_datalist(folder).get("share_images") is True
             volumes = load_volumes(folder, self._task)
             device = "cuda" if torch.cuda.is_available() else "cpu"
-            self._sampler = PatchSampler([v for v in volumes if v.split == "train"], self._task, device)
+            self._sampler = make_sampler(volumes, self._task, device)
         except (DataError, ValueError) as error:
             self._fail(fl_ctx, str(error))
             return

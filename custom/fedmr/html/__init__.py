@@ -72,6 +72,7 @@ def _gather(run: Path) -> dict[str, Any]:
     client, server = facts.read_config(run, "client"), facts.read_config(run, "server")
     meta, task, expected = facts.read_meta(run), sections.describe(client), _expected(run)
     network = task.network if task else "The network"
+    methods = METHODS | {"model": network}
     figures = summarise(results) if results else None
     gains = [s["model"]["psnr"] - s["zero_filled"]["psnr"] for s in results.values()]
     return {
@@ -86,7 +87,7 @@ def _gather(run: Path) -> dict[str, Any]:
         "task": task,
         "planned_rounds": facts.argument(server, "num_rounds"),
         "n_rounds": len(rounds),
-        "methods": METHODS | {"model": network},
+        "methods": {m: label for m, label in methods.items() if not figures or m in figures["mean"]},
         "metrics": [metric for metric in _METRICS if figures and metric[0] in figures["mean"]["model"]],
         "figures": figures,
         "widest_gain": max(map(abs, gains), default=0) or 1,
@@ -100,7 +101,7 @@ def _gather(run: Path) -> dict[str, Any]:
         "privacy": sections.privacy(client, server),
         "written": datetime.now().astimezone(),
         "versions": {name: metadata.version(name) for name in ("fedmr", "nvflare", "monai", "torch")},
-        **sections.pictures(events, network),
+        **sections.pictures(events, network, task.measured if task else ""),
     }
 
 

@@ -44,12 +44,15 @@ class Scale:
     stops: list[tuple[int, str]]
 
 
-def make_panels(images: Mapping[str, NDArray[np.uint8]], network: str) -> tuple[list[Panel], Scale]:
+def make_panels(
+    images: Mapping[str, NDArray[np.uint8]], network: str, measured: str = ""
+) -> tuple[list[Panel], Scale]:
     """Cut and colour comparison images.
 
     Args:
         images: (H, 4*W) tiles of `report.comparison_image` by site, not empty.
         network: label of the network's tile.
+        measured: label of the first tile, where it is another than that of `report.TILES`.
 
     Returns:
         a panel per site, and the scale that their error maps share: 0 to the 99.5th percentile of the zero-filled
@@ -70,6 +73,7 @@ def make_panels(images: Mapping[str, NDArray[np.uint8]], network: str) -> tuple[
     for site, parts in tiles.items():
         left_top_side = most_detailed_box(parts[3])
         labels = [network if method == "model" else label for label, method in TILES.items()]
+        labels[0] = measured or labels[0]
         panels.append(
             Panel(
                 site=site,

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedmr.config import Task
+from fedmr.config import ReconstructionTask, SuperResolutionTask, Task
 from fedmr.html import facts
 from fedmr.html.charts import MEAN, Chart, chart
 from fedmr.html.panels import make_panels
-from fedmr.nets import build, count_parameters
+from fedmr.kinds import kind_of
+from fedmr.masks import make_mask
+from fedmr.nets import build, count_parameters, title
 from fedmr.report import FINAL_MODEL, best_round, latest_images, read_results
 
 _DEGRADATIONS = {
@@ -18,6 +20,7 @@ _DEGRADATIONS = {
     "bicubic": "anti-aliased bicubic resampling by {0}",
 }
 _TIMES = "\N{MULTIPLICATION SIGN}"
+_OPTIMIZERS = {"adam": "Adam", "rmsprop": "RMSprop"}
 _HE_WORDS = (".he.", "encrypt", "ckks")
 
 
@@ -27,6 +30,7 @@ class Description:
 
     network: str
     scale: int | None
+    measured: str
     rows: list[tuple[str, str]]
     numbers: list[tuple[str, str]]
     update_bytes: int | None
@@ -42,27 +46,49 @@ def describe(client: dict[str, Any]) -> Description | None:
         task = Task.from_dict(numbers)
         net = build(**task.network)
     except ValueError:  # made by another version of fedmr: its numbers can be shown, but not put into words
-        return Description(str(numbers.get("network", {}).get("name", "network")).upper(), None, [], flat, None)
-    name = str(task.network["name"]).upper()
+        return Description(title(str(numbers.get("network", {}).get("name", "network"))), None, "", [], flat, None)
+    name, scale = title(str(task.network["name"])), task.network.get("scale", 1)
+    times = f" {_TIMES}{scale}" if scale > 1 else ""
     rest = ", ".join(f"{k} {v}" for k, v in task.network.items() if k not in ("name", "scale", "seed"))
     rows = [
-        ("Network", f"{name} {_TIMES}{task.scale}, {count_parameters(net):,} parameters ({rest})"),
-        ("Low resolution", _DEGRADATIONS[task.degradation].format(task.scale)),
+        ("Network", f"{name}{times}, {count_parameters(net):,} parameters ({rest})"),
+        _input(task),
         ("Loss", " + ".join(f"{weight:g} · {loss}" for loss, weight in task.loss.items())),
         (
             "Optimiser",
-            f"Adam, {task.warmup_steps} steps of warm-up to {task.learning_rate:g}, cosine to "
+            f"{_OPTIMIZERS[task.optimizer]}, {task.warmup_steps} steps of warm-up to {task.learning_rate:g}, cosine to "
             f"{task.final_learning_rate:g}; gradient norm at most {task.clip_norm:g}",
         ),
         (
             "Each round",
             f"{task.local_epochs} local epoch{'s' if task.local_epochs > 1 else ''}, batches of {task.batch_size} "
-            f"patches of {task.patch_size} {_TIMES} {task.patch_size} low-resolution pixels, "
-            f"{task.patches_per_slice} patches per slice",
+            f"{_batch(task)}",
         ),
     ]
     size = sum(value.numel() * value.element_size() for value in net.state_dict().values())
-    return Description(name, task.scale, rows, flat, size)
+    return Description(name, scale if scale > 1 else None, kind_of(task).measured, rows, flat, size)
+
+
+def _input(task: Task) -> tuple[str, str]:
+    """What the network starts from."""
+    if isinstance(task, ReconstructionTask):
+        mask = make_mask(task.mask)
+        text = (
+            f"{mask.kind} columns, {mask.acceleration:g}{_TIMES} fewer, {mask.center_fraction:.0%} in the middle kept"
+        )
+        return "Measured k-space", text + ("; put back into the result" if task.data_consistency else "")
+    assert isinstance(task, SuperResolutionTask)
+    return "Low resolution", _DEGRADATIONS[task.degradation].format(task.scale)
+
+
+def _batch(task: Task) -> str:
+    if isinstance(task, ReconstructionTask):
+        return f"slices, cut or padded to {task.size} {_TIMES} {task.size}, every slice with a fresh mask"
+    assert isinstance(task, SuperResolutionTask)
+    return (
+        f"patches of {task.patch_size} {_TIMES} {task.patch_size} low-resolution pixels, "
+        f"{task.patches_per_slice} patches per slice"
+    )
 
 
 def _flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -145,7 +171,7 @@ def sites(
     return rows
 
 
-def pictures(events: Mapping[str, Any], network: str) -> dict[str, Any]:
+def pictures(events: Mapping[str, Any], network: str, measured: str = "") -> dict[str, Any]:
     """Panels of the final model on test scans; where there are none, of the last received model on validation scans."""
     choices = (
         (f"test/{FINAL_MODEL}", {"split": "test", "model": "the final global model"}),
@@ -154,7 +180,7 @@ def pictures(events: Mapping[str, Any], network: str) -> dict[str, Any]:
     for tag, pictured in choices:
         images = latest_images(dict(sorted(events.items())), tag)
         if images:
-            panels, scale = make_panels(images, network)
+            panels, scale = make_panels(images, network, measured)
             return {"panels": panels, "scale": scale, "pictured": pictured}
     return {"panels": [], "scale": None, "pictured": None}
 

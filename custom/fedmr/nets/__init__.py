@@ -9,6 +9,7 @@ from fedmr.nets.mscan import MSCAN
 from fedmr.nets.peers import SRCNN, VDSR
 from fedmr.nets.residual import EDSR, MSRN, RCAN
 from fedmr.nets.span import SPAN
+from fedmr.nets.unet import UNet
 
 NETWORKS: dict[str, type[nn.Module]] = {
     "mscan": MSCAN,
@@ -18,6 +19,7 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "rcan": RCAN,
     "msrn": MSRN,
     "span": SPAN,
+    "unet": UNet,
 }
 
 
@@ -30,7 +32,7 @@ def build(name: str, *, seed: int = 0, **args: Any) -> nn.Module:
         args: constructor arguments of the network.
 
     Returns:
-        the network; (N, 1, h, w) -> (N, 1, scale*h, scale*w) for super-resolution networks.
+        the network; (N, 1, h, w) -> (N, 1, scale*h, scale*w); scale 1 for reconstruction.
 
     Raises:
         ValueError: unknown name, or arguments the network does not take.
@@ -44,6 +46,11 @@ def build(name: str, *, seed: int = 0, **args: Any) -> nn.Module:
         except TypeError as error:
             raise ValueError(f"network {name!r} does not take the arguments {args}: {error}") from error
     return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def title(name: str) -> str:
+    """A network's name as it is written for people."""
+    return {"unet": "U-Net"}.get(name, name.upper())
 
 
 def count_parameters(net: nn.Module) -> int:

@@ -111,7 +111,7 @@ class MSCAN(nn.Module):
     No normalisation layers: they break federated averaging, encryption and DP-SGD.
 
     Args:
-        scale: factor, 2, 3 or 4.
+        scale: factor, 2, 3 or 4; 1 for an image of the same size, as in reconstruction.
         channels: C; 64 is paper size.
         blocks: N; 8 is paper size (1.2 M parameters at x2).
         scales: "chain", "parallel", or "single" (multi-scale switched off).
@@ -137,7 +137,7 @@ class MSCAN(nn.Module):
         grid: Grid = "pixel0",
     ) -> None:
         super().__init__()
-        _check("scale", scale, (2, 3, 4))
+        _check("scale", scale, (1, 2, 3, 4))
         _check("scales", scales, ("chain", "parallel", "single"))
         _check("attention", attention, ("joint", "softmax", "none"))
         _check("start", start, ("torch", "he"))

@@ -84,21 +84,20 @@ def slices(site: Site) -> Check:
     few = [f"{s.image}: {s.usable} of {s.shape[0]} slices" for s in site.scans if s.usable < MIN_SLICES]
     few = [f"fewer than {MIN_SLICES} slices with enough foreground: {some(few)}"] if few else []
     good = ", ".join(f"{split} {usable[split]}" for split in SPLITS if split in usable) + " with enough foreground"
-    return judge("slices", good, "leave out these scans, or take a task of smaller patch_size", fails=empty, warns=few)
+    return judge("slices", good, "leave out these scans, or take a task of smaller patches", fails=empty, warns=few)
 
 
 def patch(site: Site) -> Check:
     """Every training slice holds a patch, flipped or not."""
-    task = site.task
-    need = (task.patch_size + 1) * task.scale
+    need = site.task.smallest_side
     small = [
         f"{s.image} has slices of {s.shape[1]} x {s.shape[2]} voxels; {need} are needed"
         for s in site.scans
         if s.split == "train" and min(s.shape[1:]) < need
     ]
     smallest = min((min(s.shape[1:]) for s in site.scans if s.split == "train"), default=0)
-    good = f"smallest side {smallest} voxels; patch_size {task.patch_size} at x{task.scale} needs {need}"
-    return judge("patch", good, "leave out these scans, or take a task of smaller patch_size", fails=small)
+    good = f"smallest side {smallest} voxels; the task needs {need}"
+    return judge("patch", good, "leave out these scans, or take a task of smaller patches", fails=small)
 
 
 def intensities(site: Site) -> Check:

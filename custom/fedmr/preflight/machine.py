@@ -85,7 +85,7 @@ def disk(task: Task, workspace: Path) -> Check:
 
 def memory(site: Site) -> Check:
     """What training holds fits into the free memory: all volumes, and those of training once more as patches."""
-    per_voxel = 4 * (1 + site.task.scale**-2)  # HR and LR, float32
+    per_voxel = site.task.bytes_per_voxel
     held = sum(per_voxel * np.prod(s.shape, dtype=float) * (2 if s.split == "train" else 1) for s in site.scans)
     work = _PROCESS + _PER_PIXEL * max(s.shape[1] * s.shape[2] for s in site.scans)
     need, free = held + work, psutil.virtual_memory().available

@@ -12,7 +12,6 @@ from nibabel.affines import obliquity
 from numpy.typing import NDArray
 
 from fedmr.config import Task
-from fedmr.data import MIN_FOREGROUND
 from fedmr.images import DataError, canonical, check, read_nifti
 from fedmr.images import slices as slices_of
 from fedmr.metrics import FOREGROUND
@@ -153,7 +152,6 @@ def _intensities(stack: NDArray[np.float32], task: Task) -> dict[str, Any]:
     high = high or top
     threshold = FOREGROUND * high
     foreground = values[np.searchsorted(values, threshold, side="right") :]
-    patch = MIN_FOREGROUND * (task.patch_size * task.scale) ** 2
     flat = stack.reshape(len(stack), -1)
     filled = np.flatnonzero(flat.max(axis=1) > flat.min(axis=1))
     return {
@@ -161,7 +159,7 @@ def _intensities(stack: NDArray[np.float32], task: Task) -> dict[str, Any]:
         "median": float(foreground[len(foreground) // 2]),
         "peak": top / high,
         "clipped": (values.size - 1 - int(np.searchsorted(values, top))) / len(foreground),
-        "usable": int(((flat > threshold).sum(axis=1) >= patch).sum()),
+        "usable": int(((flat > threshold).sum(axis=1) >= task.least_foreground).sum()),
         "gaps": int(np.ptp(filled)) + 1 - len(filled) if len(filled) else 0,
     }
 

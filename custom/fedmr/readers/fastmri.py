@@ -75,7 +75,7 @@ def read(scan: Scan) -> Image:
             raise DataError(
                 f"{path}, slice {number}, holds values that are NaN or infinite; repair or leave out this file"
             )
-    gaps = {number: gap for number, coils in enumerate(kspace) if (gap := _under_sampling(coils))}
+    gaps = {number: gap for number, coils in enumerate(kspace) if (gap := under_sampling(coils))}
     if gaps:
         first, gap = next(iter(gaps.items()))
         notes.append(
@@ -129,8 +129,8 @@ def _text(value: Any) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
-def _under_sampling(coils: NDArray[np.complex64]) -> str:
-    """In which way a slice (C, H, W) is under-sampled, "" if it is fully sampled.
+def under_sampling(coils: NDArray[np.complex64]) -> str:
+    """In which way the k-space (C, H, W) of a slice is under-sampled, "" if it is fully sampled.
 
     Zeros at the edges are fastMRI's zero padding, partial Fourier or the corners of an ellipse. A zero in all coils
     with measured points on both sides, in its row or its column, is a hole: a fully sampled scan has noise there.
