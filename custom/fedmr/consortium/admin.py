@@ -9,6 +9,8 @@ from fedmr.consortium.kits import ConsortiumError, Kits, environment, tool
 
 # FLARE's names of the ends of a job begin so; the one that succeeded is the first
 COMPLETED, FINISHED = "FINISHED:COMPLETED", "FINISHED"
+# FLARE calls a job that died with its server RUNNING for ever
+INTERRUPTED = "INTERRUPTED"
 
 
 class Admin:
@@ -56,8 +58,12 @@ class Admin:
         return sorted(client["client_name"] for client in self.call("system", "status", timeout=60)["clients"])
 
     def jobs(self, name: str = "") -> list[dict[str, Any]]:
-        """Jobs of the server, the newest last, with `job_id`, `job_name` and `status`."""
+        """Jobs of the server, the newest last, with `job_id`, `job_name` and `status`: FLARE's, or `INTERRUPTED`."""
         found = self.call("job", "list", "-m", 1000)
+        alive = {job["job_id"] for job in self.call("system", "status", timeout=60)["jobs"]}
+        for job in found:
+            if job["status"] == "RUNNING" and job["job_id"] not in alive:
+                job["status"] = INTERRUPTED
         return [job for job in found if not name or job["job_name"] == name]
 
     def status(self, job_id: str) -> str:
@@ -77,7 +83,7 @@ class Admin:
         from fedmr.job_bundle import read_name
 
         name = read_name(job)
-        under_way = [j for j in self.jobs(name) if not j["status"].startswith(FINISHED)]
+        under_way = [j for j in self.jobs(name) if not j["status"].startswith((FINISHED, INTERRUPTED))]
         if under_way and not again:
             raise ConsortiumError(
                 f"job {name} is under way as {under_way[-1]['job_id']} ({under_way[-1]['status']}); wait for it, stop "

@@ -2,17 +2,21 @@
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from fedmr.consortium.admin import Admin
 
 app = typer.Typer(no_args_is_help=True, help="A provisioned federation on this machine: TLS, one process per site.")
 console = Console(soft_wrap=True, highlight=False)
 
 _Workspace = Annotated[Path, typer.Option(help="Folder of the startup kits.")]
 _Admin = Annotated[str, typer.Option(help="Who acts; the project's first admin by default.")]
+_Wait = Annotated[bool, typer.Option("--wait", help="Until the job ends; exit code 4 if it failed.")]
 _JobId = Annotated[str, typer.Argument(help="As `submit` gave it; the newest by default.")]
 _HERE = Path("runs/poc")
 
@@ -65,17 +69,48 @@ def submit(
     workspace: _Workspace = _HERE,
     admin: _Admin = "",
     again: Annotated[bool, typer.Option("--again", help="Also while a job of this name is under way.")] = False,
-    wait: Annotated[bool, typer.Option("--wait", help="Until the job ends; exit code 4 if it failed.")] = False,
+    wait: _Wait = False,
 ) -> None:
     """Submit a job and print its id."""
-    from fedmr.consortium.admin import COMPLETED, FINISHED, Admin
+    from fedmr.consortium.admin import Admin
     from fedmr.consortium.kits import open_kits
 
     session = Admin(open_kits(workspace), admin)
     number = session.submit(job, again=again)
     console.print(number)
-    if not wait:
-        return
+    if wait:
+        _wait(session, number)
+
+
+@app.command()
+def resume(
+    run: Annotated[str, typer.Argument(help="A job's id, or the folder that `collect` made of it.")],
+    workspace: _Workspace = _HERE,
+    admin: _Admin = "",
+    wait: _Wait = False,
+) -> None:
+    """Submit the rounds that an interrupted job still lacks; model and sites go on from where they were."""
+    from fedmr.consortium.admin import Admin
+    from fedmr.consortium.kits import open_kits
+    from fedmr.consortium.resume import find_run, resumed_job
+
+    kits = open_kits(workspace)
+    job = resumed_job(Path(run) if Path(run).is_dir() else find_run(kits, run), workspace / "resumed")
+    session = Admin(kits, admin)
+    number = session.submit(job)
+    console.print(number)
+    if wait:
+        _wait(session, number)
+
+
+def _wait(session: "Admin", number: str) -> None:
+    """Until a job ends.
+
+    Raises:
+        typer.Exit: with code 4 if it failed.
+    """
+    from fedmr.consortium.admin import COMPLETED, FINISHED
+
     with console.status("") as line:
         while not (status := session.status(number)).startswith(FINISHED):
             line.update(status)

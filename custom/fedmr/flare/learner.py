@@ -1,5 +1,7 @@
 """The site's side of a federated job: a `Learner` around `fedmr.training`."""
 
+import json
+import math
 import os
 import time
 from pathlib import Path
@@ -18,18 +20,22 @@ from nvflare.app_common.app_constant import AppConstants, ValidateType
 from nvflare.app_common.tracking.log_writer import LogWriter
 
 from fedmr.algorithms import make_trainer
+from fedmr.budget import BUDGET_FILE, Budget, BudgetError
 from fedmr.card import make_card
 from fedmr.config import Task
 from fedmr.cross_site import OF_SERVER
 from fedmr.data import DataError, read_datalist
+from fedmr.dp_sgd import PrivateTrainer
 from fedmr.flare.algorithms import pack, unpack
 from fedmr.flare.sites import site_folder
 from fedmr.kinds import load_volumes, make_sampler
 from fedmr.models import Model, save_model
+from fedmr.privacy import LOCAL_RECORD
 from fedmr.report import comparison_image
 from fedmr.training import Progress, Trainer, evaluate
 
 STATE_FILE = "fedmr_site_state.pt"
+EARLIER_STATE_FILE = "fedmr_site_state_earlier.pt"
 PERSONAL_FILE = "fedmr_personal_model.pt"
 
 
@@ -47,12 +53,15 @@ class SuperResolutionLearner(Learner):
     Args:
         task: the numbers of `fedmr.config.Task`.
         threads: torch threads; by default the machine's cores divided by the FLARE sites on it.
+        resume: ``{"job": id, "round": n}`` for a job that goes on from the state which the sites have from another one
+            after n rounds; made by `fedmr.consortium.resume`.
     """
 
-    def __init__(self, task: dict[str, Any], threads: int | None = None) -> None:
+    def __init__(self, task: dict[str, Any], threads: int | None = None, resume: dict[str, Any] | None = None) -> None:
         super().__init__()
         self.task = task
         self.threads = threads
+        self.resume = resume
         self._failed = False
         self._folder: Path | None = None
         self._trainer: Trainer | None = None
@@ -64,6 +73,9 @@ class SuperResolutionLearner(Learner):
         workspace = fl_ctx.get_engine().get_workspace()
         self._site = fl_ctx.get_identity_name()
         self._state_file = Path(workspace.get_run_dir(fl_ctx.get_job_id())) / STATE_FILE
+        self._state_folders = [self._state_file.parent]
+        if self.resume:
+            self._state_folders.append(Path(workspace.get_run_dir(self.resume["job"])))
         root = Path(workspace.get_root_dir())
         torch.set_num_threads(self.threads or _threads_per_site(root))
         self._writer = next((p for p in parts.values() if isinstance(p, LogWriter)), None)
@@ -83,22 +95,31 @@ class SuperResolutionLearner(Learner):
         """One round: receive weights, train `local_epochs`, return the difference."""
         if self._failed:
             return make_reply(ReturnCode.EXECUTION_RESULT_ERROR)
-        rounds = data.get_header(AppConstants.NUM_ROUNDS)
+        rounds = self._rounds(data)
         trainer = self._prepare(data, rounds)
         received = {name: value.detach().clone() for name, value in trainer.net.state_dict().items()}
 
         def say(epoch: int, progress: Progress) -> None:
-            self._stream("train/loss", progress.loss, trainer.epoch)
+            if not math.isnan(progress.loss):
+                self._stream("train/loss", progress.loss, trainer.epoch)
             self._stream("train/learning_rate", trainer.optimizer.param_groups[0]["lr"], trainer.epoch)
             self._log_epoch(fl_ctx, data.get_header(AppConstants.CURRENT_ROUND), rounds, epoch, progress)
 
         try:
+            if isinstance(trainer, PrivateTrainer):
+                self._pay(trainer, fl_ctx)
             progress = trainer.run_round(lambda: bool(abort_signal.triggered), say)
         except FloatingPointError as error:
             return self._fail(fl_ctx, str(error))
+        except BudgetError as error:  # the site can still test models
+            self.log_error(fl_ctx, f"{self._site} | {error}", fire_event=False)
+            return make_reply(ReturnCode.EXECUTION_RESULT_ERROR)
         if progress.stopped:
             return make_reply(ReturnCode.TASK_ABORTED)
         self._save(trainer)
+        if isinstance(trainer, PrivateTrainer):
+            with self._state_file.with_name(LOCAL_RECORD).open("a") as record:
+                record.write(json.dumps({"filter": "DP-SGD, mean of the steps"} | trainer.distance()) + "\n")
         trained = {} if _is_alone(trainer) else trainer.net.state_dict()
         difference = {k: (v - received[k]).cpu().numpy() for k, v in trained.items()}
         controls = {k: v.cpu().numpy() for k, v in trainer.send().items()}
@@ -110,7 +131,7 @@ class SuperResolutionLearner(Learner):
             return make_reply(ReturnCode.EXECUTION_RESULT_ERROR)
         self._round_started = time.perf_counter()
         before_training = data.get_header(AppConstants.VALIDATE_TYPE) == ValidateType.BEFORE_TRAIN_VALIDATE
-        trainer = self._prepare(data, data.get_header(AppConstants.NUM_ROUNDS, 1))
+        trainer = self._prepare(data, self._rounds(data))
         try:
             result = self._evaluate(trainer, "val" if before_training else "test", abort_signal)
         except InterruptedError:
@@ -148,14 +169,30 @@ class SuperResolutionLearner(Learner):
             result["personal"] = evaluate(trainer.personal, volumes, self._task, should_stop=stop)["model"]
         return result
 
+    def _pay(self, trainer: PrivateTrainer, fl_ctx: FLContext) -> None:
+        """Enter the round to come in the site's account, which outlives the job, and tell its epsilon.
+
+        Raises:
+            BudgetError: the budget is spent, or unknown; the round must not be trained.
+        """
+        settings = trainer.settings
+        account = Budget(Path(fl_ctx.get_engine().get_workspace().get_site_config_dir()) / BUDGET_FILE)
+        epsilon, number = account.spend_steps(
+            trainer.round_cost, unit=settings.unit, delta=settings.delta, max_epsilon=settings.max_epsilon
+        )
+        text = f"epsilon {epsilon:.5g} of {settings.max_epsilon:g} per {settings.unit}, release {number}"
+        self.log_info(fl_ctx, f"{self._site} | privacy: {text}")
+        self._stream(f"privacy/epsilon_{settings.unit}", epsilon, number)
+
     def _log_epoch(self, fl_ctx: FLContext, number: int, rounds: int, epoch: int, progress: Progress) -> None:
         """One line per site, round and epoch; FLARE's own lines name neither site nor loss."""
         epochs = self._task.local_epochs
         seconds_per_round = (time.perf_counter() - self._round_started) * epochs / (epoch + 1)
+        loss = "loss not told" if math.isnan(progress.loss) else f"loss {progress.loss:.5f}"
         left = seconds_per_round * (rounds - number - (epoch + 1) / epochs)
         self.log_info(
             fl_ctx,
-            f"{self._site} | round {number}/{rounds - 1} | epoch {epoch + 1}/{epochs} | loss {progress.loss:.5f} | "
+            f"{self._site} | round {number}/{rounds - 1} | epoch {epoch + 1}/{epochs} | {loss} | "
             f"PSNR received {self._received_psnr:.2f} dB | {1000 * progress.seconds / max(progress.steps, 1):.0f} "
             f"ms/step | {left / 60:.1f} min left",
         )
@@ -174,14 +211,14 @@ class SuperResolutionLearner(Learner):
         """The site's trainer, restored if the process is new, holding the weights to train or evaluate."""
         if self._trainer is None:
             self._trainer = make_trainer(self._task, self._sampler, rounds=rounds)
-            if self._state_file.is_file():
-                self._trainer.load_state_dict(torch.load(self._state_file, map_location="cpu", weights_only=True))
+            if state := self._saved(data.get_header(AppConstants.CURRENT_ROUND)):
+                self._trainer.load_state_dict(state)
         own = self._trainer.net.state_dict()
         received, controls = unpack(data)
         # a site that trains alone keeps its own weights where the server sends its; other sites' it does evaluate
         of_server = str(data.get_header(AppConstants.MODEL_OWNER, OF_SERVER)).startswith(OF_SERVER)
-        if _is_alone(self._trainer) and of_server and self._state_file.is_file():
-            received = torch.load(self._state_file, map_location="cpu", weights_only=True)["net"]
+        if _is_alone(self._trainer) and of_server and (state := self._saved(None)):
+            received = state["net"]
         if controls:
             self._trainer.receive({k: torch.as_tensor(np.asarray(v)) for k, v in controls.items()})
         missing = sorted(set(own) - set(received))
@@ -191,10 +228,26 @@ class SuperResolutionLearner(Learner):
         self._trainer.net.load_state_dict(weights)
         return self._trainer
 
+    def _rounds(self, data: Shareable) -> int:
+        """Rounds in all; a job that resumes counts only its own."""
+        return int(data.get_header(AppConstants.NUM_ROUNDS, 1)) + (self.resume["round"] if self.resume else 0)
+
+    def _saved(self, number: int | None) -> dict[str, Any] | None:
+        """The site's state before round `number`, else the newest, e.g. of a site that missed a round."""
+        files = [folder / name for folder in self._state_folders for name in (STATE_FILE, EARLIER_STATE_FILE)]
+        states = [torch.load(f, map_location="cpu", weights_only=True) for f in files if f.is_file()]
+        wanted = [s for s in states if number is not None and s["epoch"] == number * self._task.local_epochs]
+        return next(iter(wanted + states), None)
+
     def _save(self, trainer: Trainer) -> None:
-        """Write the site's state so that a crash in between leaves the old one."""
+        """Write the site's state so that a crash in between leaves the old one.
+
+        The state before it is kept: if the server dies before it has all updates of a round, that round comes again.
+        """
         unfinished = self._state_file.with_suffix(".tmp")
         torch.save(trainer.state_dict(), unfinished)
+        if self._state_file.is_file():
+            self._state_file.replace(self._state_file.with_name(EARLIER_STATE_FILE))
         unfinished.replace(self._state_file)
         if trainer.personal is not None:
             model = Model(trainer.personal, make_card(self._task))

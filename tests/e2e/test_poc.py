@@ -1,0 +1,222 @@
+"""A real federation, a server and two sites over TLS, driven and damaged as operators do."""
+
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+import yaml
+
+from federation import federate
+from fedmr.consortium.admin import COMPLETED, FINISHED, INTERRUPTED, Admin
+from fedmr.consortium.kits import ConsortiumError, Kits, fill_kit, provision
+from fedmr.consortium.processes import processes, start, stop
+from fedmr.consortium.resume import find_run, resumed_job
+from fedmr.job_bundle import bundle
+from fedmr.report import read_figures
+from simulator import ROOT, SITES, render_tiny_job
+
+pytestmark = pytest.mark.e2e
+TWO = SITES[:2]
+ROUNDS = 6
+PATIENCE = 180  # seconds
+
+
+def write_project(folder: Path) -> Path:
+    """poc/project.yml with two sites, and a member, who may only look."""
+    project = yaml.safe_load((ROOT / "poc" / "project.yml").read_text())
+    wanted = [p for p in project["participants"] if p["type"] != "client" or p["name"] in TWO]
+    project["participants"] = [*wanted, {"name": "member@hub.org", "type": "admin", "org": "hub", "role": "member"}]
+    (folder / "project.yml").write_text(yaml.safe_dump(project))
+    return folder / "project.yml"
+
+
+@pytest.fixture(scope="module")
+def kits(tmp_path_factory, hospitals):
+    folder = tmp_path_factory.mktemp("poc")
+    made, new = provision(write_project(folder), folder / "w", data=hospitals)
+    assert new
+    try:
+        start(made)
+        yield made
+    finally:
+        stop(made)
+    assert not [p for name in (made.server["name"], *TWO) for p in processes(made.folder / name)]
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory) -> Path:
+    return render_tiny_job(tmp_path_factory.mktemp("job"), ROUNDS)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(job, hospitals, tmp_path_factory):
+    """Weights of the job in one process."""
+    return weights(federate(job, tmp_path_factory.mktemp("one"), hospitals, sites=TWO).home / "server" / "simulate_job")
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return torch.load(run / "app_server" / "FL_global_model.pt", weights_only=True)["model"]
+
+
+def until(condition, what: str) -> None:
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, f"{what} did not come"
+        time.sleep(0.2)
+
+
+def wait(admin: Admin, number: str) -> str:
+    until(lambda: admin.status(number).startswith(FINISHED), f"the end of {number}")
+    return admin.status(number)
+
+
+def log(kits: Kits, name: str, number: str) -> str:
+    file = kits.folder / name / number / "log.txt"
+    return file.read_text() if file.is_file() else ""
+
+
+def wait_for_round(kits: Kits, number: str, finished: int) -> None:
+    until(lambda: f"Round {finished} finished" in log(kits, kits.server["name"], number), f"round {finished}")
+
+
+def job_process(kits: Kits, name: str) -> psutil.Process:
+    """The process of the job that runs at a participant."""
+    (found,) = [p for p in processes(kits.folder / name) if any("runner_process" in word for word in p.cmdline())]
+    return found
+
+
+def same(run: Path, expected: dict[str, torch.Tensor]) -> bool:
+    return all(
+        torch.allclose(torch.as_tensor(weights(run)[k]), torch.as_tensor(v), atol=1e-6) for k, v in expected.items()
+    )
+
+
+def test_a_job_gives_the_weights_of_the_same_job_in_one_process(kits, job, uninterrupted, tmp_path):
+    assert not provision(kits.workspace.parent / "project.yml", kits.workspace)[1]
+    start(kits)  # once more changes nothing
+    admin = Admin(kits)
+    number = admin.submit(job)
+    with pytest.raises(ConsortiumError, match=f"is under way as {number}"):
+        admin.submit(job)
+    assert wait(admin, number) == COMPLETED
+    run = admin.download(number, tmp_path)
+    assert set(read_figures(run)["sites"]) == set(TWO)
+    assert same(run / "workspace", uninterrupted)
+    with pytest.raises(ConsortiumError, match=f"has all its {ROUNDS} rounds"):
+        resumed_job(run, tmp_path / "again")
+
+
+def test_a_killed_server_is_started_again_and_its_job_resumed(kits, job, uninterrupted, tmp_path):
+    number = Admin(kits).submit(job)
+    wait_for_round(kits, number, 1)
+    for process in processes(kits.folder / kits.server["name"]):
+        process.kill()
+    with pytest.raises(ConsortiumError, match="Could not connect to the FLARE server"):
+        Admin(kits).registered()
+    start(kits)
+    admin = Admin(kits)
+    assert admin.jobs()[-1] | {"job_id": number, "status": INTERRUPTED} == admin.jobs()[-1]
+    again = admin.submit(resumed_job(find_run(kits, number), tmp_path))
+    assert wait(admin, again) == COMPLETED
+    assert same(admin.download(again, tmp_path) / "workspace", uninterrupted)
+
+
+def test_a_killed_site_ends_the_job_which_keeps_its_model_and_resumes(kits, job, uninterrupted, tmp_path):
+    admin = Admin(kits)
+    number = admin.submit(job)
+    wait_for_round(kits, number, 2)
+    job_process(kits, TWO[1]).kill()
+    assert wait(admin, number) == "FINISHED:EXECUTION_EXCEPTION"
+    run = admin.download(number, tmp_path)
+    assert all(torch.isfinite(torch.as_tensor(value)).all() for value in weights(run / "workspace").values())
+    again = admin.submit(resumed_job(run, tmp_path))
+    assert wait(admin, again) == COMPLETED
+    assert same(admin.download(again, tmp_path) / "workspace", uninterrupted)
+
+
+def test_an_aborted_job_keeps_its_model(kits, job, tmp_path):
+    admin = Admin(kits)
+    number = admin.submit(job)
+    wait_for_round(kits, number, 0)
+    admin.call("job", "abort", number, "--force")
+    assert wait(admin, number) == "FINISHED:ABORTED"
+    assert weights(admin.download(number, tmp_path) / "workspace")
+    until(lambda: all(len(processes(kits.folder / name)) == 2 for name in TWO), "the end of the job's processes")
+
+
+def test_a_site_that_never_answers_is_left_out_when_the_time_is_up(kits, tmp_path):
+    overlay = "min_clients_per_round = 1\ntrain_timeout = 20"
+    job, admin = render_tiny_job(tmp_path, 3, overlay=overlay), Admin(kits)
+    number = admin.submit(job)
+    wait_for_round(kits, number, 0)
+    silent = job_process(kits, TWO[1])
+    silent.send_signal(signal.SIGSTOP)
+    wait_for_round(kits, number, 1)
+    silent.send_signal(signal.SIGCONT)
+    assert wait(admin, number) == COMPLETED
+    text = (admin.download(number, tmp_path) / "workspace" / "log.txt").read_text()
+    assert f"Contribution from {TWO[0]} ACCEPTED by the aggregator at round 1" in text
+    assert f"Contribution from {TWO[1]} ACCEPTED by the aggregator at round 1" not in text
+
+
+def test_a_full_disk_at_the_server_ends_the_job_with_a_message(kits, job, tmp_path):
+    admin = Admin(kits)
+    number = admin.submit(job)
+    until(lambda: "Round 0 started" in log(kits, kits.server["name"], number), "the first round")
+    # the kernel lets no file of this process grow beyond the size of its log: as a full disk, but only for this job
+    size = 2 * (kits.folder / kits.server["name"] / number / "log.txt").stat().st_size
+    psutil.Process(job_process(kits, kits.server["name"]).pid).rlimit(psutil.RLIMIT_FSIZE, (size, size))
+    assert wait(admin, number).startswith("FINISHED:EXECUTION_EXCEPTION")
+
+
+def test_who_may_not_submit_is_told_so(kits, job):
+    with pytest.raises(ConsortiumError, match=r"(?i)authoriz"):
+        Admin(kits, "member@hub.org").submit(job, again=True)
+
+
+def test_a_site_with_another_consortiums_certificate_is_not_let_in(kits, tmp_path):
+    project = yaml.safe_load((kits.workspace / "project.yml").read_text())
+    stranger, _ = provision(write_project(tmp_path), tmp_path / "w")
+    foreign = stranger.folder / TWO[0]
+    text = (foreign / "startup" / "fed_client.json").read_text()
+    for key in ("fed_learn_port", "admin_port"):
+        text = text.replace(str(stranger.server[key]), str(kits.server[key]))
+    (foreign / "startup" / "fed_client.json").write_text(text)
+    process = psutil.Popen(
+        [str(foreign / "startup" / "sub_start.sh"), "--once"],
+        stdout=-3,
+        stderr=-3,
+        start_new_session=True,
+        env=os.environ | {"PATH": f"{Path(shutil.which('python3') or '').parent}:{os.environ['PATH']}"},
+    )
+    try:
+        until(lambda: "CERTIFICATE_VERIFY_FAILED" in _read(foreign / "log.txt"), "the refusal")
+    finally:
+        for each in processes(foreign):
+            each.kill()
+        process.wait()
+    assert set(Admin(kits).registered()) == set(TWO)
+    assert project["participants"]
+
+
+def _read(file: Path) -> str:
+    return file.read_text(errors="replace") if file.is_file() else ""
+
+
+def test_a_site_that_forbids_code_runs_the_job_without_and_refuses_it_with(kits, job, hospitals, tmp_path):
+    stop(kits)
+    for name in (kits.server["name"], *TWO):
+        fill_kit(kits.folder / name, data=hospitals if name in TWO else None, forbid_code=True)
+    start(kits)
+    admin = Admin(kits)
+    with_code = bundle(job, tmp_path / "with")
+    assert (with_code / "app" / "custom" / "fedmr" / "training.py").is_file()
+    with pytest.raises(ConsortiumError, match=r"BYOC|custom code"):
+        admin.submit(with_code)
+    number = admin.submit(bundle(job, tmp_path / "without", code=False))
+    assert wait(admin, number) == COMPLETED
