@@ -137,6 +137,30 @@ def test_the_page_states_the_result_the_task_and_every_figure(run):
     assert "incomplete" not in text
 
 
+def test_what_the_guard_left_out_and_what_filters_did_is_shown_where_there_is_something(run):
+    assert "Left out by the server" not in words(page(run))
+    assert "Epsilon so far" not in words(page(run))
+    record = {"round": 1, "site": "site-2", "reason": f"it has a variable {HOSTILE}", "norm": 12345.0}
+    (run / "server" / "simulate_job" / "guard.jsonl").write_text(json.dumps(record))
+    (run / "site-1" / "simulate_job").mkdir(parents=True)
+    local = {"filter": "F", "cosine": 0.625, "norm_ratio": 1.5}
+    (run / "site-1" / "simulate_job" / "fedmr_privacy.jsonl").write_text(json.dumps(local) + "\n")
+    with SummaryWriter(str(run / "server" / "simulate_job" / "tb_events" / "site-3")) as writer:
+        writer.add_scalar("privacy/epsilon_patient", 2.75, 1)
+    text = page(run)
+    assert HOSTILE not in text
+    for part in (
+        "Left out by the server",
+        f"1 site-2 it has a variable {HOSTILE} 1.23e+04",
+        "Epsilon so far, per patient",
+        "release 1 site-3 2.750",
+        "Cosine of sent and true update",
+        "update 0 site-1 0.6250",
+        "update 0 site-1 1.500",
+    ):
+        assert part in words(text), part
+
+
 def test_a_loss_is_called_a_loss(run):
     path = run / "server" / "simulate_job" / "cross_site_val" / "cross_val_results.json"
     path.write_text(path.read_text().replace('"model": {"psnr": 3', '"model": {"psnr": 2'))

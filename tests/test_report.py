@@ -9,6 +9,7 @@ from PIL import Image
 from rich.console import Console
 
 from fedmr.data import load_volumes
+from fedmr.guard import REJECTIONS
 from fedmr.nets import build
 from fedmr.report import (
     FINAL_MODEL,
@@ -54,6 +55,21 @@ def run(tmp_path):
     results = {s: {FINAL_MODEL: site_figures(30.0 + k)} for k, s in enumerate(SITES)}
     (folder / "cross_site_val" / "cross_val_results.json").write_text(json.dumps(results))
     return tmp_path / "w"
+
+
+def test_a_site_that_the_guard_left_out_of_a_round_does_not_make_the_run_incomplete(run):
+    folder = run / "server" / "simulate_job"
+    path = folder / "metrics" / "round_metrics.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    records[1]["sites"].pop()
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    with pytest.raises(RunError, match="round 1: no contribution from site-2"):
+        read_figures(run)
+    (folder / REJECTIONS).write_text(json.dumps({"round": 1, "site": "site-2", "reason": "absurd", "norm": None}))
+    assert set(read_figures(run)["sites"]) == set(SITES)
+    (folder / REJECTIONS).write_text(json.dumps({"round": 2, "site": "site-2", "reason": "absurd", "norm": None}))
+    with pytest.raises(RunError, match="round 1: no contribution from site-2"):
+        read_figures(run)
 
 
 def test_figures_of_all_sites_and_their_mean(run):

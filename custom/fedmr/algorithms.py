@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fedmr.config import Task
+from fedmr.dp_sgd import PrivateTrainer
 from fedmr.kinds import Sampler
 from fedmr.training import Hook, Progress, Trainer
 
@@ -147,6 +148,8 @@ class Ditto(Trainer):
 
 def make_trainer(task: Task, sampler: Sampler, *, rounds: int) -> Trainer:
     """The trainer of a task's algorithm; arguments as those of `Trainer`."""
+    if getattr(task, "dp_sgd", None):
+        return PrivateTrainer(task, sampler, rounds=rounds)
     parameters = dict(task.algorithm)
     name = parameters.pop("name")
     if name == "ditto":

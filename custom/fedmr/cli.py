@@ -201,6 +201,7 @@ def report(
     """
     from fedmr import cross_site
     from fedmr.html import write_html
+    from fedmr.protection import protection_tables
     from fedmr.report import best_round, personal_table, read_figures, read_images, read_rounds, read_run_task
     from fedmr.statistics import is_statistics, show
     from fedmr.study.report import is_study, write_report
@@ -212,6 +213,8 @@ def report(
     page = html or run / "report.html"
     write_html(run, page)  # first: an incomplete run has a page too, which says what is missing
     console.print(f"wrote {page}", soft_wrap=True)
+    for view in protection_tables(run):
+        console.print(view)
     figures = read_figures(run)
     alone, task = cross_site.trained_alone(run), read_run_task(run)
     _show(figures, f"every site's own model of {run}" if alone else f"final global model of {run}", json_file, task)

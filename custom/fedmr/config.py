@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar
 
+from fedmr.dp_settings import DpSgd
 from fedmr.masks import make_mask
 from fedmr.physics import GRID_OF, Degradation, Grid
 
@@ -123,6 +124,8 @@ class SuperResolutionTask(Task):
         degradation: how LR is made from HR, "truncation" or "bicubic".
         patch_size: side of an LR patch in LR pixels; the HR patch is scale times larger.
         patches_per_slice: patches drawn per training slice and epoch.
+        dp_sgd: the numbers of `fedmr.dp_settings.DpSgd`, if training is to be differentially private. They then stand
+            in for `batch_size`, `patches_per_slice` and `clip_norm`.
     """
 
     purpose: ClassVar[str] = "super-resolution"
@@ -130,6 +133,7 @@ class SuperResolutionTask(Task):
     degradation: Degradation = "truncation"
     patch_size: int = 32
     patches_per_slice: int = 4
+    dp_sgd: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.degradation not in GRID_OF:
@@ -146,6 +150,10 @@ class SuperResolutionTask(Task):
         if self.scale < 2:
             raise ValueError(f"task: network scale is {self.scale}; super-resolution needs 2 or more")
         self._check_positive("patch_size", "patches_per_slice")
+        if self.dp_sgd:
+            DpSgd.from_dict(self.dp_sgd)
+            if self.algorithm["name"] != "fedavg":
+                raise ValueError(f"task: dp_sgd goes with algorithm fedavg only, not {self.algorithm['name']}")
 
     @property
     def scale(self) -> int:

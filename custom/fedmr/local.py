@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedmr.algorithms import make_trainer
 from fedmr.card import make_card, summarise_volumes
 from fedmr.config import Task
 from fedmr.data import SPLITS, DataError, site_folders
@@ -16,7 +18,7 @@ from fedmr.jobs import read_num_rounds, read_task
 from fedmr.kinds import Volume, load_volumes, make_sampler
 from fedmr.models import Model, load_model, save_model
 from fedmr.report import Figures, comparison_image, summarise
-from fedmr.training import Trainer, evaluate
+from fedmr.training import evaluate
 
 
 def train_pooled(
@@ -55,7 +57,8 @@ def train_pooled(
     volumes = [v for folder in folders for v in load_volumes(folder, task, ("train", "val"))]
     validation = [v for v in volumes if v.split == "val"]
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    trainer = Trainer(task, make_sampler(volumes, task, device), rounds=rounds)
+    plain = replace(task, algorithm={"name": "fedavg"})
+    trainer = make_trainer(plain, make_sampler(volumes, task, device), rounds=rounds)
     out.mkdir(parents=True, exist_ok=True)
     with (out / "log.jsonl").open("w") as log:
         for number in range(rounds):

@@ -20,6 +20,7 @@ from scipy.special import ndtri
 Vector = NDArray[np.float64]
 Update = dict[str, NDArray[Any]]
 
+LOCAL_RECORD = "fedmr_privacy.jsonl"  # in the site's run folder: how far sent updates are from true ones; stays there
 METRICS = ("psnr", "ssim", "nmse", "psnr_foreground")
 SUBJECTS = ("model", "personal", "zero_filled", "interpolated")
 # more than a float64 norm is off: n * 2^-53 for up to 9 million values

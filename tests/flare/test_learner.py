@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import nibabel as nib
@@ -17,10 +18,12 @@ from nvflare.apis.workspace import Workspace
 from nvflare.app_common.app_constant import AppConstants, ValidateType
 from nvflare.app_opt.tracking.tb.tb_writer import TBWriter
 
+from fedmr.budget import BUDGET_FILE
 from fedmr.data import DATA_ROOT_VARIABLE
 from fedmr.flare.learner import STATE_FILE, SuperResolutionLearner, _threads_per_site
 from fedmr.nets import build
 from phantoms import write_site
+from test_dp_settings import SETTINGS
 
 ROUNDS = 2
 
@@ -213,3 +216,53 @@ def test_a_site_without_data_says_where_the_data_root_is_stated_and_no_path(
     caplog.clear()
     start()
     assert "ERROR" not in caplog.text
+
+
+def private(**changes):
+    return SETTINGS | {"noise_multiplier": 1.0, "max_epsilon": 1e3} | changes
+
+
+def test_a_site_whose_budget_is_spent_trains_no_more_and_still_tests(site, task, start, fl_ctx, caplog):
+    learner, writer = start(dp_sgd=private())
+    for number in range(2):
+        assert learner.train(message(task, number=number), fl_ctx, Signal()).get_return_code() == ReturnCode.OK
+    epsilons = [value for tag, _, value in writer.records if tag == "privacy/epsilon_slice"]
+    assert epsilons == sorted(epsilons)
+    limited, writer = start(dp_sgd=private(max_epsilon=epsilons[-1]))
+    state = learner._state_file.read_bytes()
+    reply = limited.train(message(task), fl_ctx, Signal())
+    assert reply.get_return_code() == ReturnCode.EXECUTION_RESULT_ERROR
+    assert "DXO" not in reply
+    assert "the privacy budget is spent: with this release, number 3, epsilon per slice would be" in caplog.text
+    assert learner._state_file.read_bytes() == state
+    assert not any(tag.startswith("privacy") for tag, _, _ in writer.records)
+    assert limited.validate(message(task), fl_ctx, Signal()).get_return_code() == ReturnCode.OK
+
+
+def test_a_site_does_not_go_on_for_another_unit(site, task, start, fl_ctx, caplog):
+    learner, _ = start(dp_sgd=private())
+    learner.train(message(task), fl_ctx, Signal())
+    other, _ = start(dp_sgd=private(unit="patient", units_per_step=1))
+    with pytest.raises(ValueError, match="the saved training protected every slice"):
+        other.train(message(task), fl_ctx, Signal())
+    learner._state_file.unlink()  # another job, which knows nothing of the first
+    another, _ = start(dp_sgd=private(unit="patient", units_per_step=1))
+    assert another.train(message(task), fl_ctx, Signal()).get_return_code() == ReturnCode.EXECUTION_RESULT_ERROR
+    assert "holds DP-SGD that protects every slice" in caplog.text
+
+
+def test_a_site_whose_account_cannot_be_kept_does_not_train(site, task, start, fl_ctx, workspace):
+    (Path(workspace.get_site_config_dir()) / BUDGET_FILE).write_text("{")
+    learner, _ = start(dp_sgd=private())
+    reply = learner.train(message(task), fl_ctx, Signal())
+    assert reply.get_return_code() == ReturnCode.EXECUTION_RESULT_ERROR
+    assert not learner._state_file.exists()
+
+
+def test_the_model_that_a_site_submits_is_the_one_that_noised_gradients_made(site, task, start, fl_ctx):
+    learner, _ = start(dp_sgd=private())
+    update = from_shareable(learner.train(message(task), fl_ctx, Signal())).data
+    model = from_shareable(learner.get_model_for_validation("any", fl_ctx))
+    assert model.data_kind == DataKind.WEIGHTS
+    start_weights = from_shareable(message(task)).data
+    assert all(abs(model.data[n] - start_weights[n] - update[n]).max() < 1e-6 for n in update)

@@ -23,9 +23,8 @@ from nvflare.app_common.filters.svt_privacy import SVTPrivacy
 
 from fedmr import privacy
 from fedmr.budget import BUDGET_FILE, Budget
+from fedmr.privacy import LOCAL_RECORD as LOCAL_RECORD
 from fedmr.privacy import UnsafeError, Vector, require
-
-LOCAL_RECORD = "fedmr_privacy.jsonl"
 
 
 class StrictFilter(DXOFilter):

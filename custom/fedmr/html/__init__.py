@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedmr.cross_site import Matrix, is_cross_site, read_matrix, trained_alone
+from fedmr.guard import read_rejections
 from fedmr.html import facts, sections
 from fedmr.report import (
     METHODS,
@@ -99,6 +100,8 @@ def _gather(run: Path) -> dict[str, Any]:
         "traffic": facts.read_traffic(run),
         "files": [(p.relative_to(run), p.stat().st_size) for p in sorted((folder / "app_server").glob("*.pt"))],
         "privacy": sections.privacy(client, server),
+        "protection": sections.protection(run, events),
+        "rejections": read_rejections(folder),
         "written": datetime.now().astimezone(),
         "versions": {name: metadata.version(name) for name in ("fedmr", "nvflare", "monai", "torch")},
         **sections.pictures(events, network, task.measured if task else ""),

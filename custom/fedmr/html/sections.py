@@ -13,6 +13,7 @@ from fedmr.html.panels import make_panels
 from fedmr.kinds import kind_of
 from fedmr.masks import make_mask
 from fedmr.nets import build, count_parameters, title
+from fedmr.protection import distances, epsilons
 from fedmr.report import FINAL_MODEL, best_round, latest_images, read_results
 
 _DEGRADATIONS = {
@@ -111,6 +112,20 @@ def curves(rounds: list[dict[str, Any]], events: Mapping[str, Any], log: facts.S
         chart("Validation SSIM", _metric(rounds, "ssim"), decimals=4, best=best),
         chart("Training loss", loss, decimals=5, x_name="epoch"),
         chart("Time per turn", dict(sorted(turns.items())), unit="s", decimals=1),
+    ]
+    return [one for one in charts if one]
+
+
+def protection(run: Path, events: Mapping[str, Any]) -> list[Chart]:
+    """Charts of what filters and DP-SGD did, as far as there are values: epsilon, sent against true updates."""
+    far = distances(run)
+    charts = [
+        *(
+            chart(f"Epsilon so far, per {unit}", curves, x_name="release", decimals=3)
+            for unit, curves in epsilons(events).items()
+        ),
+        chart("Cosine of sent and true update", far.get("cosine", {}), x_name="update", decimals=4),
+        chart("Norm of the sent by that of the true update", far.get("norm_ratio", {}), x_name="update", decimals=3),
     ]
     return [one for one in charts if one]
 
