@@ -6,7 +6,7 @@ import torch
 from monai.metrics.regression import PSNRMetric, SSIMMetric
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from fedmr.metrics import mean_metrics, nmse, psnr, psnr_foreground, ssim, volume_metrics
+from fedmr.metrics import mean_metrics, nmse, psnr, psnr_foreground, sharpness, ssim, volume_metrics
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +91,20 @@ def test_mean_over_volumes():
 def test_unusable_volumes_are_refused(prediction, reference, message):
     with pytest.raises(ValueError, match=message):
         volume_metrics(prediction, reference)
+
+
+def test_sharpness_by_hand():
+    """A step of height 1 and one of 0.5 beside it: central differences are half of each, at two voxels per row."""
+    reference = torch.zeros(1, 20, 20)
+    reference[:, :, 10:] = 1
+    assert sharpness(reference, reference) == 1
+    assert sharpness(0.25 + 0.5 * reference, reference) == pytest.approx(0.5)
+    ramp = torch.linspace(0, 1, 20).expand(1, 20, 20)
+    assert sharpness(ramp, reference) == pytest.approx((1 / 19) / 0.5)
+
+
+def test_blur_lowers_sharpness_and_its_scale_does_not(volumes):
+    _, reference = volumes
+    blurred = torch.nn.functional.avg_pool2d(reference, 3, stride=1, padding=1)
+    assert sharpness(blurred, reference) < 0.8
+    assert sharpness(700 * blurred, 700 * reference) == pytest.approx(sharpness(blurred, reference), rel=1e-4)

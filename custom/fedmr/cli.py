@@ -331,6 +331,23 @@ def export(
 
 
 @app.command()
+def decrypt(
+    model: Annotated[Path, typer.Argument(help="Encrypted model file of FLARE's server, or a whole run of an HE job.")],
+    context: Annotated[Path, typer.Option(help="The site's startup/client_context.tenseal.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Model file to write.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    job: Annotated[Path | None, typer.Option(help="Job of the model, if not beside it.")] = None,
+) -> None:
+    """Make a usable model of an encrypted one, at a site: only the sites have the key."""
+    from fedmr.models import load_model, save_model
+
+    if out.exists() and not force:
+        raise FileExistsError(f"{out} exists; name another place by --out, or replace it by --force")
+    save_model(out, load_model(model, job, context))
+    console.print(f"wrote {out}", soft_wrap=True)
+
+
+@app.command()
 def card(
     model: Annotated[Path, typer.Argument(help="Model file of FLARE or of `fedmr train`, or a whole run.")],
     job: Annotated[Path | None, typer.Option(help="Job of the model, if not beside it.")] = None,

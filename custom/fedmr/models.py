@@ -10,6 +10,7 @@ from torch import nn
 
 from fedmr.card import Card, card_of_run, make_card, task_of
 from fedmr.config import Task
+from fedmr.decrypt import decrypt, encryption_of
 from fedmr.images import write_atomically
 from fedmr.jobs import read_task
 from fedmr.nets import build
@@ -38,7 +39,7 @@ def save_model(path: Path, model: Model) -> None:
     write_atomically(path, lambda handle: torch.save(content, handle))
 
 
-def load_model(path: Path, job: Path | None = None) -> Model:
+def load_model(path: Path, job: Path | None = None, context: Path | None = None) -> Model:
     """Load a model from a file with a card, from FLARE's saved model as it lies on disk, or from a whole run.
 
     FLARE's file holds weights only; the task comes from the job config, which FLARE leaves beside it in
@@ -48,23 +49,43 @@ def load_model(path: Path, job: Path | None = None) -> Model:
     Args:
         path: model file or run.
         job: job folder or client config, where it is not beside a file without a card.
+        context: a site's client_context.tenseal, for an encrypted model.
 
     Raises:
         FileNotFoundError: no model file, or no job config for a file without a card.
-        ValueError: no model file, a card that contradicts itself or `job`, or weights of another network.
+        ValueError: no model file, a card that contradicts itself or `job`, weights of another network, or an encrypted
+            model without the context that it takes.
         RunError: an incomplete run.
     """
     if path.is_dir():
         file = find_run(path) / "app_server" / "FL_global_model.pt"
         task = Task.from_dict(read_task(job or file.parent))
-        return Model(_network(task, _read(file)["model"], file), card_of_run(path, task))
+        return Model(_network(task, _weights(_read(file), file, task, context), file), card_of_run(path, task))
     content = _read(path)
     try:
         card = _card(content, path, job)
         task = task_of(card)
     except ValueError as error:
         raise ValueError(f"{path} cannot be used: {error}") from None
-    return Model(_network(task, content["model"], path), card)
+    return Model(_network(task, _weights(content, path, task, context), path), card)
+
+
+def _weights(content: dict[str, Any], path: Path, task: Task, context: Path | None) -> dict[str, Any]:
+    encryption = encryption_of(content)
+    if encryption is None and context is None:
+        return content["model"]
+    if encryption is None:
+        raise ValueError(f"{path} is not encrypted; use it as it is")
+    if context is None:
+        raise ValueError(
+            f"{path} is encrypted ({encryption}). On a site that took part, `fedmr decrypt {path} --context "
+            "startup/client_context.tenseal -o model.pt` makes a model of it"
+        )
+    layout = {name: list(value.shape) for name, value in build(**task.network).state_dict().items()}
+    try:
+        return decrypt(content, context, layout)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be decrypted by {context}: {error}") from None
 
 
 def _card(content: dict[str, Any], path: Path, job: Path | None) -> Any:

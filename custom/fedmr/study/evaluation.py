@@ -1,0 +1,77 @@
+"""The models of a finished cell on every test volume, of seen and unseen sites."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from fedmr.config import Task
+from fedmr.kinds import Volume, kind_of
+from fedmr.metrics import sharpness, volume_metrics
+from fedmr.models import load_model
+from fedmr.study import Cell
+
+_PERSONAL = "fedmr_personal_model.pt"  # as the learner leaves it on its site
+
+
+@dataclass(frozen=True)
+class _Tested:
+    """A network, by what method it came, and the sites it was trained on and is tested on."""
+
+    net: nn.Module
+    method: str
+    model_of: str
+    sites: tuple[str, ...]
+
+
+def evaluate_cell(cell: Cell, run: Path, *, data: Path, panel: Path) -> Iterator[dict[str, Any]]:
+    """Test a cell's final models where they would be used, and the methods without a network beside them.
+
+    The global model is tested on all sites. A site's own model is tested on that site, and on the unseen ones if the
+    sites trained alone, in which case there is no global model.
+
+    Args:
+        cell: the cell.
+        run: its finished run, i.e. the simulator's workspace.
+        data: data root with seen and unseen sites.
+        panel: file for four pictures (4, H, W) float16 of the middle slice of one test volume, and whose it is.
+
+    Yields:
+        columns of `results` from "method" to the metrics, a row per test volume and model.
+    """
+    task = Task.from_dict(cell.task)
+    models = list(_models(cell, run, task))
+    for site in (*cell.sites, *cell.unseen):
+        for number, volume in enumerate(kind_of(task).load_volumes(data / site, task, ("test",))):
+            where = {"site": site, "seen": site in cell.sites, "volume": volume.name}
+            for method, image in kind_of(task).baselines(volume, task).items():
+                yield {"method": method, "model_of": "", **where, **_figures(image, volume)}
+            present = [model for model in models if site in model.sites]
+            for model in present:
+                image = kind_of(task).restore(model.net, volume, task)
+                yield {"method": model.method, "model_of": model.model_of, **where, **_figures(image, volume)}
+            if number == 0 and site == min(cell.sites + cell.unseen):
+                tiles = [tile.cpu().numpy() for tile in kind_of(task).tiles(present[0].net, volume, task)]
+                what = {"site": site, "volume": volume.name, "method": present[0].method}
+                np.savez_compressed(panel, tiles=np.stack(tiles).astype(np.float16), **what)
+
+
+def _figures(image: torch.Tensor, volume: Volume) -> dict[str, float]:
+    return volume_metrics(image, volume.reference) | {"sharpness": sharpness(image, volume.reference)}
+
+
+def _models(cell: Cell, run: Path, task: Task) -> Iterator[_Tested]:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    alone = task.algorithm["name"] == "local"
+    if not alone:
+        net = load_model(run).net.to(device)
+        yield _Tested(net, "global", "+".join(cell.sites), (*cell.sites, *cell.unseen))
+    for site in cell.sites:
+        for path in (run / site).glob(f"*/{_PERSONAL}"):  # if the algorithm makes one
+            net = load_model(path).net.to(device)
+            own = ("local", site, (site, *cell.unseen)) if alone else ("personal", site, (site,))
+            yield _Tested(net, *own)

@@ -1,0 +1,157 @@
+"""Running the cells of a study, each through FLARE's simulator as `make sim` does, and going on where it stopped."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+
+from fedmr.circumstances import circumstances
+from fedmr.data import DATA_ROOT_VARIABLE
+from fedmr.html.facts import read_log, read_step_times
+from fedmr.jobs import rendered
+from fedmr.pool import pool
+from fedmr.report import RunError, read_figures, read_rounds
+from fedmr.study import Cell, Study
+from fedmr.study.evaluation import evaluate_cell
+from fedmr.study.files import StudyError, only_one, write_plan
+from fedmr.study.results import PANEL, RUN, Results
+from fedmr.study.timing import equalise
+
+_OVERLAY = """include required("{job}.conf")
+name = cell
+num_rounds = {rounds}
+task = null  # else HOCON merges the one with the other
+task = {task}
+"""
+
+
+def run_study(
+    study: Study, out: Path, *, data: Path, configs: Path, say: Callable[[str], None] = print
+) -> dict[str, str]:
+    """Run the cells that have no rows in OUT/results.csv yet; a half-finished one is run anew.
+
+    Args:
+        study: the study.
+        out: its folder: results.csv, and cells/NAME with the run, its log and pictures.
+        data: data root.
+        configs: folder with the job sources.
+        say: receives a line per cell.
+
+    Returns:
+        why a cell failed, by its name; the others were run.
+
+    Raises:
+        StudyError: another process is at work in `out`, or it holds results of other settings.
+    """
+    if any(character.isspace() for character in str(out.resolve())):
+        raise StudyError(f"{out.resolve()} has a space in it, at which FLARE's simulator fails; name another --out")
+    with only_one(out):
+        study = equalise(study, out, data=data, say=say)
+        results = Results(out, study.cells, study.axes)
+        write_plan(study, out)
+        problems = {}
+        for number, cell in enumerate(study.cells, start=1):
+            if cell.name in results.done:
+                continue
+            say(f"{number}/{len(study.cells)} {cell.name}: {cell.parameters:,} parameters, {cell.rounds} rounds")
+            try:
+                rows = list(_run_cell(cell, out / "cells" / cell.name, study, data=data, configs=configs))
+            except (RunError, StudyError) as error:
+                problems[cell.name] = str(error)
+                continue
+            results.add(cell, rows)
+            psnr = [row["psnr"] for row in rows if row["method"] in ("global", "local") and row["seen"]]
+            say(f"{'':4}{rows[0]['seconds']:.0f} s, PSNR {sum(psnr) / len(psnr):.2f} dB on the test volumes")
+        return problems
+
+
+def _run_cell(cell: Cell, folder: Path, study: Study, *, data: Path, configs: Path) -> Iterator[dict[str, Any]]:
+    folder = folder.resolve()
+    _end(folder / RUN)  # of a study that was killed
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    facts, started = circumstances(), time.perf_counter()
+    _simulate(cell, folder, data=data.resolve(), configs=configs)
+    cost = {"seconds": time.perf_counter() - started, **_cost(cell, folder / RUN)}
+    named = {"cell": cell.name, **dict(zip(study.axes, cell.arm, strict=True)), "seed": cell.seed}
+    for row in evaluate_cell(cell, folder / RUN, data=data, panel=folder / PANEL):
+        yield named | row | cost | {"job": cell.job, **facts, "settings": cell.settings}
+
+
+def _simulate(cell: Cell, folder: Path, *, data: Path, configs: Path) -> None:
+    """Render the cell's job and run it; what FLARE prints goes to FOLDER/log.txt.
+
+    Raises:
+        StudyError: it was ended after the cell's minutes.
+        RunError: a site or a model is missing.
+    """
+    sites, root = list(cell.sites), data
+    if cell.pooled:
+        root = pool(data, folder / "data", sites=cell.sites).parent.parent
+        sites = [site.name for site in root.iterdir()]
+    job = _render(cell, folder, configs)
+    command = ["simulator", job, "-w", folder / RUN, "-c", ",".join(sites), "-t", len(sites)]
+    log_config = configs.resolve() / "log_config.json"
+    with (folder / "log.txt").open("w") as log:
+        process = subprocess.Popen(
+            [str(c) for c in (Path(sys.executable).parent / "nvflare", *command, "-l", log_config)],
+            env=os.environ | {DATA_ROOT_VARIABLE: str(root)},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # FLARE's processes kill their whole group when they lose their parent
+        )
+        try:
+            process.wait(60 * cell.minutes)
+        except subprocess.TimeoutExpired:
+            raise StudyError(f"ended after {cell.minutes:g} minutes, see {folder / 'log.txt'}") from None
+        finally:
+            _end(folder / RUN)
+    read_figures(folder / RUN)
+
+
+def _render(cell: Cell, folder: Path, configs: Path) -> Path:
+    """The job folder, by the sources of the committed jobs and an overlay with what the cell changes."""
+    sources = folder / "app_configs"
+    shutil.copytree(configs, sources)
+    overlay = _OVERLAY.format(job=cell.job, rounds=cell.rounds, task=json.dumps(cell.task))
+    (sources / "cell.conf").write_text(overlay)
+    for path, text in rendered(sources, "cell").items():
+        (folder / "job" / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "job" / path).write_text(text)
+    shutil.rmtree(sources)
+    return folder / "job"
+
+
+def _cost(cell: Cell, run: Path) -> dict[str, Any]:
+    """What a run took: optimisation steps of all sites; bytes that sites sent ("up") and received in the rounds, as
+    FLARE's server logs the arrays that travel apart from messages; seconds of all rounds, and of a step at a site."""
+    rounds, log = read_rounds(run), read_log(run)
+    if log is None:
+        raise RunError(f"{run / 'server' / 'log.txt'} is missing: the job failed")
+    times = [value for site in run.glob("*/simulate_job") for value in read_step_times(run, site.parent.name)]
+    return {
+        "parameters": cell.parameters,
+        "rounds": len(rounds),
+        "steps": round(sum(site["steps"] for record in rounds for site in record["sites"].values())),
+        "bytes_up": sum(phase.up for phase in log.rounds.values()),
+        "bytes_down": sum(phase.down for phase in log.rounds.values()),
+        "seconds_training": log.training_seconds,
+        "seconds_per_step": median(times) / 1000,
+    }
+
+
+def _end(workspace: Path) -> None:
+    """Kill the simulator's processes that work in a workspace; they name it and FLARE in their command."""
+    for process in psutil.process_iter(["cmdline"]):
+        command: list[str] = process.info["cmdline"] or []
+        inside = any(part == str(workspace) or part.startswith(f"{workspace}/") for part in command)
+        if inside and any("nvflare" in part for part in command):
+            process.kill()

@@ -1,0 +1,99 @@
+"""A study through the simulator, killed half-way."""
+
+import csv
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from PIL import Image
+
+from fedmr.report import read_figures
+from simulator import ROOT
+
+pytestmark = pytest.mark.e2e
+STUDY = """
+about: two cells
+base: {job: mscan_fedavg, rounds: 2, network: {channels: 8, blocks: 1}, patch_size: 12, sites: [site-1, site-2]}
+baseline: shared
+axes:
+  training:
+    pooled: {job: mscan_central, pooled: true}
+    shared: {leave_out: [site-2]}
+"""
+FIRST, SECOND = "pooled__seed-0", "shared__seed-0"
+
+
+@pytest.fixture
+def study(tmp_path, hospitals):
+    (tmp_path / "tiny.yaml").write_text(STUDY)
+
+    def start(out: Path, *more: str) -> subprocess.Popen[str]:
+        command = [Path(sys.executable).parent / "fedmr", "study", tmp_path / "tiny.yaml", "--data", hospitals]
+        command += ["--out", out, "--configs", ROOT / "app_configs", *more]
+        return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True)
+
+    return start
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+def wait_for(path: Path) -> None:
+    end = time.monotonic() + 200
+    while not path.exists():
+        assert time.monotonic() < end, f"{path} did not appear"
+        time.sleep(0.2)
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    """The table without seconds, and without the commit, since someone may commit meanwhile."""
+    with (out / "results.csv").open(newline="") as handle:
+        return [{k: v for k, v in row.items() if not k.startswith(("seconds", "commit"))} for row in csv.DictReader(handle)]
+
+
+def processes_in(folder: Path) -> list[list[str]]:
+    commands = [p.info["cmdline"] or [] for p in psutil.process_iter(["cmdline"])]
+    return [c for c in commands if any(part.startswith(str(folder / "cells")) for part in c)]
+
+
+def test_a_killed_study_goes_on_and_ends_with_the_table_of_one_that_was_not(study, tmp_path, hospitals):
+    """The second cell is killed in its run, and run once more from a table that lacks it as the comparison."""
+    out, other = tmp_path / "out", tmp_path / "other"
+    process = study(out)
+    wait_for(out / "cells" / SECOND / "run" / "server" / "simulate_job")
+    process.kill()
+    process.wait()
+    after_kill = (out / "results.csv").read_bytes()
+    assert {row["cell"] for row in rows(out)} == {FIRST}
+    other.mkdir()
+    shutil.copy(out / "results.csv", other)
+
+    output = finish(study(out))
+    assert SECOND in output
+    assert FIRST not in output
+    assert processes_in(out) == [], "the killed study's simulator is gone"
+    assert (out / "results.csv").read_bytes().startswith(after_kill)
+
+    finish(study(other))
+    assert rows(out) == rows(other)
+    assert {(r["method"], r["site"], r["seen"]) for r in rows(out) if r["cell"] == SECOND and r["model_of"]} == {
+        ("global", "site-1", "True"),
+        ("global", "site-2", "False"),
+    }
+    reported = read_figures(out / "cells" / SECOND / "run")["sites"]["site-1"]["model"]["psnr"]
+    tested = [r for r in rows(out) if (r["cell"], r["method"], r["site"]) == (SECOND, "global", "site-1")]
+    assert [float(r["psnr"]) for r in tested] == [pytest.approx(reported, abs=1e-3)]
+
+    command = [Path(sys.executable).parent / "fedmr", "report", out]
+    subprocess.run(list(map(str, command)), check=True, timeout=120)
+    text = (out / "report" / "README.md").read_text()
+    assert f"({float(rows(out)[-1]['psnr']):.2f})" in text, "an unseen site's figure stands in parentheses"
+    for name in ("curves.png", "panels.png"):
+        assert Image.open(out / "report" / name).size[0] > 400
