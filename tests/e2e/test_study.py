@@ -55,7 +55,9 @@ def wait_for(path: Path) -> None:
 def rows(out: Path) -> list[dict[str, str]]:
     """The table without seconds, and without the commit, since someone may commit meanwhile."""
     with (out / "results.csv").open(newline="") as handle:
-        return [{k: v for k, v in row.items() if not k.startswith(("seconds", "commit"))} for row in csv.DictReader(handle)]
+        return [
+            {k: v for k, v in row.items() if not k.startswith(("seconds", "commit"))} for row in csv.DictReader(handle)
+        ]
 
 
 def processes_in(folder: Path) -> list[list[str]]:
