@@ -57,9 +57,16 @@ def _files(tree: ConfigTree, name: str) -> dict[Path, str]:
 
 
 def render(configs: Path, jobs: Path) -> list[str]:
-    """Write the folders of all jobs and return their names."""
+    """Write the folders of all jobs and return their names.
+
+    Raises:
+        ValueError: as `rendered`, or the filters of a job's clients would protect less than they seem to.
+    """
     for name in job_names(configs):
-        for path, text in rendered(configs, name).items():
+        tree = _parse(configs, name)
+        if problems := _filter_problems(tree["client"]):
+            raise ValueError(f"{configs / name}.conf: {'; '.join(problems)}")
+        for path, text in _files(tree, name).items():
             (jobs / name / path).parent.mkdir(parents=True, exist_ok=True)
             (jobs / name / path).write_text(text)
     return job_names(configs)
@@ -145,13 +152,20 @@ def _filter_problems(client: ConfigTree) -> list[str]:
     for chain in client["task_result_filters"]:
         paths = [node["path"] for node in chain["filters"]]
         protected |= {task for task in chain["tasks"] if any(path.startswith(_PRIVACY_FILTERS) for path in paths)}
+        looked = [any(p.endswith("SiteGuard") for p in paths[:n]) for n, p in enumerate(paths) if _encrypts(p)]
+        if "train" in chain["tasks"] and not all(looked):
+            problems.append("no SiteGuard comes before the encryption, after which nobody can look at an update")
         for earlier, later in itertools.pairwise(paths):
-            if earlier.endswith("Encryptor"):
+            if _encrypts(earlier):
                 problems.append(f"{later} comes after {earlier} and would see only ciphertext; put it before")
     tasks = {task for executor in client["executors"] for task in executor["tasks"]}
     if protected and tasks - protected:
         problems.append(f"no privacy filter covers {', '.join(sorted(tasks - protected))}, as one does the other tasks")
     return problems
+
+
+def _encrypts(path: str) -> bool:
+    return path.endswith("Encryptor")
 
 
 def _component_problems(node: ConfigTree) -> list[str]:

@@ -367,7 +367,7 @@ def test_flare_applies_the_sites_template_though_the_job_has_no_filter(workspace
     assert Budget(Path(workspace.get_site_config_dir()) / BUDGET_FILE).read().releases == 1
 
 
-def test_check_finds_a_filter_after_the_encryptor_and_a_task_left_out(tmp_path):
+def test_a_job_with_a_filter_after_the_encryptor_or_a_task_left_out_is_not_rendered(tmp_path):
     source = (ROOT / "app_configs" / "mscan_percentile.conf").read_text()
     encryptor = "{ path = nvflare.app_opt.he.model_encryptor.HEModelEncryptor, args {} }, { path = fedmr.flare.filters"
     changed = source.replace("{ path = fedmr.flare.filters", encryptor).replace(
@@ -380,8 +380,13 @@ def test_check_finds_a_filter_after_the_encryptor_and_a_task_left_out(tmp_path):
         (tmp_path / "app_configs" / path).write_text((ROOT / "app_configs" / path).read_text())
     (tmp_path / "app_configs" / "mscan_percentile.conf").write_text(changed)
     (tmp_path / "jobs").mkdir()
-    render(tmp_path / "app_configs", tmp_path / "jobs")
     problems = check(tmp_path / "app_configs", tmp_path / "jobs")
-    late = "StrictPercentilePrivacy comes after nvflare.app_opt.he.model_encryptor.HEModelEncryptor"
-    assert any(late in problem for problem in problems)
-    assert any("no privacy filter covers submit_model, validate" in problem for problem in problems)
+    for expected in (
+        "StrictPercentilePrivacy comes after nvflare.app_opt.he.model_encryptor.HEModelEncryptor",
+        "no privacy filter covers submit_model, validate",
+        "no SiteGuard comes before the encryption",
+    ):
+        assert any(expected in problem for problem in problems), expected
+        with pytest.raises(ValueError, match=re.escape(expected)):
+            render(tmp_path / "app_configs", tmp_path / "jobs")
+    assert list((tmp_path / "jobs").iterdir()) == []
