@@ -114,10 +114,10 @@ def test_metrics_may_be_kept_back_and_those_that_no_range_names_are_not_looked_a
     assert fault_of_metrics(metrics) is None
 
 
-def adam(gradients, learning_rate):
-    """What torch's Adam makes of a value's gradients."""
+def optimise(gradients, learning_rate, kind=torch.optim.Adam):
+    """What one of torch's optimisers makes of a value's gradients."""
     parameter = torch.zeros(gradients.shape[1], dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.Adam([parameter], lr=learning_rate)
+    optimizer = kind([parameter], lr=learning_rate)
     for gradient in gradients:
         parameter.grad = torch.as_tensor(gradient)
         optimizer.step()
@@ -125,24 +125,30 @@ def adam(gradients, learning_rate):
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(0, 2**31), st.integers(1, 40), st.sampled_from([1e-4, 1e-2, 1.0]))
-def test_whatever_the_gradients_adam_stays_within_its_reach(seed, steps, learning_rate):
+@given(
+    st.integers(0, 2**31),
+    st.integers(1, 40),
+    st.sampled_from([1e-4, 1e-2, 1.0]),
+    st.sampled_from([torch.optim.Adam, torch.optim.RMSprop]),
+)
+def test_whatever_the_gradients_an_optimiser_stays_within_its_reach(seed, steps, learning_rate, kind):
     rng = np.random.default_rng(seed)
     gradients = rng.normal(size=(steps, 30)) * 10.0 ** rng.uniform(-4, 4, (steps, 1)) * (rng.random((steps, 30)) < 0.3)
-    update = Update({"": {"w": adam(gradients, learning_rate)}}, steps, None)
+    update = Update({"": {"w": optimise(gradients, learning_rate, kind)}}, steps, None)
     assert judge(update, {"w": (30,)}, Limits(learning_rate))[0] is None
 
 
 @pytest.mark.parametrize("steps", [1, 100])
-def test_an_update_beyond_adams_reach_is_rejected(steps):
-    assert fault_of_norm(3.1 * steps, steps) is None
-    assert "(learning_rate)" in fault_of_norm(3.2 * steps, steps)
+def test_an_update_beyond_the_optimisers_reach_is_rejected(steps):
+    assert fault_of_norm(9.9 * steps, steps) is None
+    assert "(learning_rate)" in fault_of_norm(10.1 * steps, steps)
 
 
-def test_a_first_step_of_adam_without_warm_up_is_in_order():
-    """It moves every value by the whole learning rate."""
-    values = adam(np.ones((1, 30)), 0.1)
-    assert np.allclose(np.abs(values), 0.1)
+@pytest.mark.parametrize(("kind", "moved"), [(torch.optim.Adam, 1.0), (torch.optim.RMSprop, 10.0)])
+def test_a_first_step_without_warm_up_is_in_order(kind, moved):
+    """It moves every value by the whole learning rate, or by ten."""
+    values = optimise(np.ones((1, 30)), 0.1, kind)
+    assert np.allclose(np.abs(values), moved * 0.1)
     assert judge(Update({"": {"w": values}}, 1, None), {"w": (30,)}, Limits(0.1))[0] is None
 
 

@@ -5,6 +5,7 @@ import pytest
 from pyhocon import ConfigFactory
 
 from fedmr.config import Task
+from fedmr.flare.robust import RobustAggregator
 from fedmr.jobs import SERVER_CONFIG, check, job_names, read_num_rounds, read_task, render, rendered
 
 ROOT = Path(__file__).parents[1]
@@ -99,6 +100,19 @@ def test_a_job_sets_the_guard_line_by_line(copies):
         f"{copies[1] / 'mscan_fedavg' / SERVER_CONFIG} is not what app_configs/mscan_fedavg.conf renders; "
         "run `fedmr jobs render`"
     ]
+
+
+@pytest.mark.parametrize("lines", ["", "aggregator.args.trim = 1\n"])
+def test_a_job_takes_a_robust_aggregator_by_the_lines_of_the_operators_page(lines, copies):
+    source = copies[0] / "mscan_fedavg.conf"
+    robust = "aggregator.path = fedmr.flare.robust.RobustAggregator\n"
+    assert robust.strip() in (ROOT / "docs" / "operator.md").read_text()
+    source.write_text(source.read_text() + robust + lines)
+    render(*copies)
+    assert check(*copies) == []
+    server = ConfigFactory.parse_file(copies[1] / "mscan_fedavg" / SERVER_CONFIG)
+    arguments = next(c for c in server["components"] if c["id"] == "aggregator")["args"]
+    assert RobustAggregator(**arguments).trim == (1 if lines else None)
 
 
 def test_check_finds_an_edited_and_an_orphaned_job(copies):

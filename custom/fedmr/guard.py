@@ -19,9 +19,10 @@ import numpy as np
 
 REJECTIONS = "guard.jsonl"  # in the server's run folder
 
-# What Adam with torch's betas moves a value by in a step at most, in learning rates: (1 - beta1) / sqrt(1 - beta2)
-# (Kingma & Ba, ICLR 2015, section 2.1). In training of the networks here it was an RMS of 0.02 to 0.4.
-_ADAM = (1 - 0.9) / math.sqrt(1 - 0.999)
+# What an optimiser moves a value by in a step at most, in learning rates: RMSprop with torch's alpha 10, i.e.
+# 1 / sqrt(1 - alpha); Adam with its betas 3.2, (1 - beta1) / sqrt(1 - beta2) (Kingma & Ba, ICLR 2015, section 2.1).
+# In training of the networks here by Adam it was an RMS of 0.02 to 0.4.
+_REACH = 1 / math.sqrt(1 - 0.99)
 
 Shape = tuple[int, ...]
 
@@ -31,8 +32,8 @@ class Limits:
     """What an update may be.
 
     Attributes:
-        learning_rate: the task's, with which it bounds the L2 norm by what Adam can do in the steps; more where sites
-            add noise for privacy.
+        learning_rate: the task's, with which it bounds the L2 norm by what the optimiser can do in the steps; more
+            where sites add noise for privacy.
         max_steps: steps in a round.
         steps_factor: steps, as a multiple of the last round's median; sites differ in size.
         norm_factor: L2 norm per step, as a multiple of the last round's median.
@@ -167,9 +168,9 @@ def _fault_of_values(values: Any, shapes: Mapping[str, Shape]) -> str | None:
 def _fault_of_norm(norm: float, steps: Any, shapes: Mapping[str, Shape], limits: Limits, pace: float) -> str | None:
     """`steps` were checked before; `pace` is the last round's median, 0 if there is none."""
     rate, size = limits.learning_rate, sum(math.prod(shape) for shape in shapes.values())
-    reach = _ADAM * rate * steps * math.sqrt(size)
+    reach = _REACH * rate * steps * math.sqrt(size)
     if norm > reach:
-        return f"its norm {norm:.3g} is beyond the {reach:.3g} of {steps} steps of Adam at {rate:g} (learning_rate)"
+        return f"its norm {norm:.3g} is beyond the {reach:.3g} that {steps} steps can do at {rate:g} (learning_rate)"
     times = norm / steps / pace if pace else 0.0
     if times > limits.norm_factor:
         allowed = f"{limits.norm_factor:g} times are allowed (norm_factor)"
