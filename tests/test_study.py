@@ -104,6 +104,11 @@ def test_an_arm_is_compared_with_the_baseline_of_its_own_other_variants(read):
         ("baseline: joint", "baseline: nobody", "baseline is 'nobody'; .*variants are joint, none, chain, parallel"),
         ("seeds: [0, 7]", "seeds: 3", "seeds is 3; it must be a list"),
         ("seeds: [0, 7]", "seeds: [0]\nequal: rounds", "equal is 'rounds'; known are steps, seconds"),
+        (
+            "axes:\n",
+            "equal: seconds\naxes:\n  site:\n    pulled: {job: mscan_ditto}\n",
+            "pulled, joint, chain: equal seconds are measured of plain training, not of ditto",
+        ),
         ("rounds: 4", "rounds: 0", "rounds is 0; it must be a number above 0"),
         ("rounds: 4", "rounds: 1", "joint, chain: rounds is 1; take 2 or more"),
         ("[site-2]", "[site-9]", r"leave_out is \['site-9'\]; it must be a list of sites of the data: site-1, site-2"),

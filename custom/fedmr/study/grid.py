@@ -36,31 +36,36 @@ def read_study(path: Path, *, data: Path, configs: Path) -> Study:
         configs: folder with the job sources.
 
     Raises:
-        StudyError: naming the file and the entry that is wrong.
-        DataError: `data` holds no site.
+        StudyError: naming the file and the entry that is wrong, or that `data` holds no site.
     """
     content = read_yaml(path)
     try:
         _only(content, _KEYS)
-        axes, seeds, equal = _axes(content), content.get("seeds", [0]), content.get("equal", "steps")
-        if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
-            raise StudyError(f"seeds is {seeds!r}; it must be a list of whole numbers, e.g. [0, 1, 2]")
-        if equal not in _EQUAL:
-            raise StudyError(f"equal is {equal!r}; known are {', '.join(_EQUAL)}")
-        baseline = str(content.get("baseline"))
-        if sum(baseline in axis for axis in axes.values()) != 1:
-            known = ", ".join(name for axis in axes.values() for name in axis)
-            raise StudyError(
-                f"baseline is {baseline!r}; it must be a variant of exactly one axis; variants are {known}"
-            )
+        axes = _axes(content)
+        seeds, equal, baseline = _choices(content, axes)
         base = _mapping("base", content.get("base", {}))
         sites = [folder.name for folder in site_folders(data)]
         arms = [_arm(base, chosen, configs, sites) for chosen in itertools.product(*(a.items() for a in axes.values()))]
+        if equal == "seconds":
+            _check_timed(arms)
     except ValueError as error:
         raise StudyError(f"{path}: {error}") from None
     cells = [_with_seed(cell, seed) for seed in dict.fromkeys(seeds) for cell in arms]
     names = {axis: list(variants) for axis, variants in axes.items()}
     return Study(path.stem, str(content.get("about", "")), names, baseline, equal, cells)
+
+
+def _choices(content: Mapping[str, Any], axes: Mapping[str, Mapping[str, Any]]) -> tuple[list[int], str, str]:
+    """Seeds, what is equal among the cells, and the baseline."""
+    seeds, equal, baseline = content.get("seeds", [0]), content.get("equal", "steps"), content.get("baseline")
+    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
+        raise StudyError(f"seeds is {seeds!r}; it must be a list of whole numbers, e.g. [0, 1, 2]")
+    if equal not in _EQUAL:
+        raise StudyError(f"equal is {equal!r}; known are {', '.join(_EQUAL)}")
+    if not isinstance(baseline, str) or sum(baseline in axis for axis in axes.values()) != 1:
+        known = ", ".join(name for axis in axes.values() for name in axis)
+        raise StudyError(f"baseline is {baseline!r}; it must be a variant of exactly one axis; variants are {known}")
+    return seeds, equal, baseline
 
 
 def _axes(content: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
@@ -111,6 +116,13 @@ def _arm(
         )
     except ValueError as error:
         raise StudyError(f"{', '.join(arm)}: {error}") from None
+
+
+def _check_timed(arms: Sequence[Cell]) -> None:
+    for cell in arms:
+        name = cell.task.get("algorithm", {}).get("name", "fedavg")
+        if name not in ("fedavg", "local"):
+            raise StudyError(f"{', '.join(cell.arm)}: equal seconds are measured of plain training, not of {name}")
 
 
 def _with_seed(cell: Cell, seed: int) -> Cell:
