@@ -1,9 +1,10 @@
 """A real federation, a server and two sites over TLS, driven and damaged as operators do."""
 
-import os
 import shutil
 import signal
+import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -13,7 +14,7 @@ import yaml
 
 from federation import federate
 from fedmr.consortium.admin import COMPLETED, FINISHED, INTERRUPTED, Admin
-from fedmr.consortium.kits import ConsortiumError, Kits, fill_kit, provision
+from fedmr.consortium.kits import ConsortiumError, Kits, environment, fill_kit, provision, tool
 from fedmr.consortium.processes import processes, start, stop
 from fedmr.consortium.resume import find_run, resumed_job
 from fedmr.job_bundle import bundle
@@ -86,7 +87,8 @@ def wait_for_round(kits: Kits, number: str, finished: int) -> None:
 
 def job_process(kits: Kits, name: str) -> psutil.Process:
     """The process of the job that runs at a participant."""
-    (found,) = [p for p in processes(kits.folder / name) if any("runner_process" in word for word in p.cmdline())]
+    module = "server.runner_process" if name == kits.server["name"] else "client.worker_process"
+    (found,) = [p for p in processes(kits.folder / name) if f"nvflare.private.fed.app.{module}" in p.cmdline()]
     return found
 
 
@@ -180,28 +182,18 @@ def test_who_may_not_submit_is_told_so(kits, job):
 
 
 def test_a_site_with_another_consortiums_certificate_is_not_let_in(kits, tmp_path):
-    project = yaml.safe_load((kits.workspace / "project.yml").read_text())
-    stranger, _ = provision(write_project(tmp_path), tmp_path / "w")
-    foreign = stranger.folder / TWO[0]
-    text = (foreign / "startup" / "fed_client.json").read_text()
-    for key in ("fed_learn_port", "admin_port"):
-        text = text.replace(str(stranger.server[key]), str(kits.server[key]))
-    (foreign / "startup" / "fed_client.json").write_text(text)
-    process = psutil.Popen(
-        [str(foreign / "startup" / "sub_start.sh"), "--once"],
-        stdout=-3,
-        stderr=-3,
-        start_new_session=True,
-        env=os.environ | {"PATH": f"{Path(shutil.which('python3') or '').parent}:{os.environ['PATH']}"},
-    )
+    shutil.copy(kits.workspace / "project.yml", tmp_path)  # the same server and ports, other keys
+    run = partial(subprocess.Popen, env=environment(tmp_path), start_new_session=True, stdout=subprocess.DEVNULL)
+    assert run([tool("nvflare"), "provision", "-p", tmp_path / "project.yml", "-w", tmp_path]).wait() == 0
+    foreign = Kits(tmp_path, kits.project).folder / TWO[0]
+    stranger = run([foreign / "startup" / "sub_start.sh", "--once"], stderr=subprocess.DEVNULL)
     try:
         until(lambda: "CERTIFICATE_VERIFY_FAILED" in _read(foreign / "log.txt"), "the refusal")
     finally:
-        for each in processes(foreign):
-            each.kill()
-        process.wait()
+        for process in processes(foreign):
+            process.kill()
+        stranger.wait()
     assert set(Admin(kits).registered()) == set(TWO)
-    assert project["participants"]
 
 
 def _read(file: Path) -> str:
@@ -216,7 +208,8 @@ def test_a_site_that_forbids_code_runs_the_job_without_and_refuses_it_with(kits,
     admin = Admin(kits)
     with_code = bundle(job, tmp_path / "with")
     assert (with_code / "app" / "custom" / "fedmr" / "training.py").is_file()
-    with pytest.raises(ConsortiumError, match=r"BYOC|custom code"):
-        admin.submit(with_code)
+    number = admin.submit(with_code)
+    assert wait(admin, number) == "FINISHED:FAILED_TO_RUN"
+    assert "`fedmr jobs bundle --no-code`" in admin.reason(number)
     number = admin.submit(bundle(job, tmp_path / "without", code=False))
     assert wait(admin, number) == COMPLETED

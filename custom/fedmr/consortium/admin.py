@@ -70,6 +70,17 @@ class Admin:
         """FLARE's name of the state of a job."""
         return str(self.call("job", "meta", job_id)["status"])
 
+    def reason(self, job_id: str) -> str:
+        """Why a job was not run, by server and sites; empty if it was."""
+        details = self.call("job", "meta", job_id).get("job_deploy_detail", [])
+        reason = "; ".join(d for d in details if not d.endswith(": OK"))
+        if "BYOC" in reason:
+            reason += (
+                ". That site forbids jobs with code (byoc in its authorization.json). Submit the job "
+                "without, by `fedmr jobs bundle --no-code`; FedMR must then be installed there and allowed (`fedmr poc site`)"
+            )
+        return reason
+
     def submit(self, job: Path, *, again: bool = False) -> str:
         """Submit a job folder and return its id.
 

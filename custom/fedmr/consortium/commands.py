@@ -117,6 +117,7 @@ def _wait(session: "Admin", number: str) -> None:
             time.sleep(2)
     console.print(status)
     if status != COMPLETED:
+        console.print(session.reason(number))
         raise typer.Exit(4)
 
 
