@@ -77,7 +77,7 @@ class Admin:
         if "BYOC" in reason:
             reason += (
                 ". That site forbids jobs with code (byoc in its authorization.json). Submit the job "
-                "without, by `fedmr jobs bundle --no-code`; FedMR must then be installed there and allowed (`fedmr poc site`)"
+                "without, by `fedmr jobs bundle --no-code`; FedMR must then be there and allowed (`fedmr poc site`)"
             )
         return reason
 
