@@ -1,0 +1,84 @@
+"""Encrypted aggregation in a provisioned federation over TLS: plain, FLARE's own HE, and packed, on the same data."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fedmr.models import load_model
+from fedmr.report import read_figures
+from poc import Consortium, consortium
+from simulator import ROUNDS, SITES, render_tiny_job
+
+pytestmark = pytest.mark.e2e
+TWO = SITES[:2]
+JOBS = ("mscan_fedavg_he", "mscan_fedavg_he_packed")
+OPEN = '{"scopes": [{"name": "hospital", "properties": {}}], "default_scope": "hospital"}'
+
+
+@pytest.fixture(scope="module")
+def poc(tmp_path_factory, hospitals):
+    with consortium(tmp_path_factory.mktemp("poc"), hospitals, dict.fromkeys(TWO, OPEN)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def run_of(poc, tmp_path_factory):
+    """Downloaded folder of a finished job, run once."""
+    runs: dict[str, Path] = {}
+
+    def run(name: str) -> Path:
+        if name not in runs:
+            status, folder = poc.run(render_tiny_job(tmp_path_factory.mktemp(name), job=name))
+            assert status == "FINISHED:COMPLETED"
+            runs[name] = folder
+        return runs[name]
+
+    return run
+
+
+def context(poc: Consortium, kit: str = TWO[0], name: str = "client_context.tenseal") -> Path:
+    return poc.kits / kit / "startup" / name
+
+
+def decrypt(model: Path, key: Path, out: Path) -> subprocess.CompletedProcess[str]:
+    command = [Path(sys.executable).parent / "fedmr", "decrypt", model, "--context", key, "-o", out]
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_a_site_decrypts_the_weights_of_the_plain_run(name, run_of, poc, tmp_path):
+    result = decrypt(run_of(name), context(poc), tmp_path / "model.pt")
+    assert result.returncode == 0, result.stderr
+    weights = load_model(tmp_path / "model.pt").net.state_dict()
+    expected = load_model(run_of("mscan_fedavg")).net.state_dict()
+    assert max(float((weights[n] - expected[n]).abs().max()) for n in expected) <= 1e-4
+    log = (run_of(name) / "workspace" / "log.txt").read_text()
+    assert log.count("ACCEPTED by the aggregator") == ROUNDS * len(TWO)
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_the_figures_are_those_of_the_plain_run(name, run_of):
+    figures, expected = (read_figures(run_of(job))["mean"]["model"] for job in (name, "mscan_fedavg"))
+    assert figures == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_the_server_has_no_weight_that_it_could_read(name, run_of, poc, tmp_path):
+    server = context(poc, "localhost", "server_context.tenseal")
+    assert not context(poc, "localhost").exists()
+    result = decrypt(run_of(name), server, tmp_path / "model.pt")
+    assert result.returncode == 1
+    assert "holds no secret key" in result.stderr
+    assert not (tmp_path / "model.pt").exists()
+    weights = load_model(run_of("mscan_fedavg")).net.state_dict()
+    largest = max(weights.values(), key=torch.numel).numpy().astype(np.float32)
+    for path in run_of(name).rglob("*"):
+        content = path.read_bytes() if path.is_file() else b""
+        assert largest.tobytes()[:16] not in content, path
+    for file in ("FL_global_model.pt", "best_FL_global_model.pt"):
+        with pytest.raises(ValueError, match="is encrypted"):
+            load_model(run_of(name) / "workspace" / "app_server" / file)
