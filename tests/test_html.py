@@ -161,6 +161,21 @@ def test_what_the_guard_left_out_and_what_filters_did_is_shown_where_there_is_so
         assert part in words(text), part
 
 
+def test_private_training_is_not_called_without_a_guarantee(run):
+    source = CONFIGS.parents[2] / "mscan_dpsgd" / "app" / "config"
+    shutil.copytree(source, run / "server" / "simulate_job" / "app_server" / "config", dirs_exist_ok=True)
+    text = words(page(run))
+    assert "made by training that is differentially private. DP-SGD For every slice: gradients clipped to 0.05" in text
+    assert "no differential-privacy guarantee" not in text
+
+
+def test_large_numbers_stay_within_a_chart():
+    made = chart("Epsilon", {"site-1": {1: 2.1e6, 2: 61e6}}, decimals=3)
+    assert [line.values for line in made.lines] == [["2.1e+06", "6.1e+07"]]
+    assert all(len(text) <= 8 for _, text in made.y_ticks)
+    assert len({text for _, text in made.y_ticks}) == len(made.y_ticks)
+
+
 def test_a_loss_is_called_a_loss(run):
     path = run / "server" / "simulate_job" / "cross_site_val" / "cross_val_results.json"
     path.write_text(path.read_text().replace('"model": {"psnr": 3', '"model": {"psnr": 2'))

@@ -86,7 +86,7 @@ def chart(
     for name in [*sites, *([MEAN] if MEAN in finite else [])]:  # what is drawn last lies on top
         points = finite[name]
         dots = [(round(place_x(x), 1), round(place_y(y), 1)) for x, y in sorted(points.items())]
-        values = [f"{points[x]:.{decimals}f}" if x in points else _NONE for x in xs]
+        values = [_text(points[x], decimals) if x in points else _NONE for x in xs]
         style = "mean" if name == MEAN else f"c{sites.index(name) % 6} d{sites.index(name) // 6 % 3}"
         lines.append(Line(name, style, _path(points, xs, dots), dots, values))
     return Chart(
@@ -122,7 +122,12 @@ def _ticks(values: Sequence[float]) -> list[tuple[float, str]]:
     ticks = [float(tick) for tick in MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)]
     step = ticks[1] - ticks[0]
     decimals = next((n for n in range(10) if abs(step * 10**n - round(step * 10**n)) < 1e-6), 10)
-    return [(tick, f"{tick:.{decimals}f}") for tick in ticks]
+    return [(tick, _text(tick, decimals)) for tick in ticks]
+
+
+def _text(value: float, decimals: int) -> str:
+    """Of a fixed number of decimals, or of three digits where that would be too long."""
+    return f"{value:.{decimals}f}" if abs(value) < 1e5 else f"{value:.3g}"
 
 
 def _whole_ticks(first: int, last: int) -> range:

@@ -44,9 +44,7 @@ class Scale:
     stops: list[tuple[int, str]]
 
 
-def make_panels(
-    images: Mapping[str, NDArray[np.uint8]], network: str, measured: str = ""
-) -> tuple[list[Panel], Scale]:
+def make_panels(images: Mapping[str, NDArray[np.uint8]], network: str, measured: str = "") -> tuple[list[Panel], Scale]:
     """Cut and colour comparison images.
 
     Args:

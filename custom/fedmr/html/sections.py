@@ -208,5 +208,6 @@ def privacy(client: dict[str, Any], server: dict[str, Any]) -> dict[str, Any]:
         "kind": facts.argument(server, "expected_data_kind"),
         "weighted": bool(facts.argument(server, "weigh_by_local_iter")),
         "filters": facts.filters(client, "task_result_filters"),
+        "dp_sgd": (facts.argument(client, "task") or {}).get("dp_sgd"),
         "encrypted": any(word in path for path in paths for word in _HE_WORDS),
     }
