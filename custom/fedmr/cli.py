@@ -277,8 +277,12 @@ def infer(
     model: Annotated[
         Path, typer.Argument(help="Model file of FLARE, `fedmr train` or `fedmr export`, or a whole run.")
     ],
-    source: Annotated[Path, typer.Argument(metavar="INPUT", help="NIfTI file, DICOM series, or a folder of either.")],
-    target: Annotated[Path, typer.Argument(metavar="OUTPUT", help="File for a NIfTI file, folder for all else.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="INPUT", help="NIfTI, DICOM series or raw k-space (HDF5), or a folder of them.")
+    ],
+    target: Annotated[
+        Path, typer.Argument(metavar="OUTPUT", help="File for a NIfTI or HDF5 file, folder for all else.")
+    ],
     plane: Annotated[str, typer.Option(help="axial, coronal or sagittal; the acquisition plane by default.")] = "",
     data_consistency: Annotated[
         bool,
@@ -293,8 +297,9 @@ def infer(
 ) -> None:
     """Super-resolve scans in the plane of their slices; geometry, intensities and type are those of the input.
 
-    Exit code 0: all scans were super-resolved; 3: some could not be used, each is named with the reason, and the others
-    were; 1: none was.
+    A reconstruction model takes raw k-space with missing columns instead, as fastMRI HDF5, and writes NIfTI.
+    Exit code 0: all scans were done; 3: some could not be used, each is named with the reason, and the others were; 1:
+    none was.
     """
     from fedmr.infer import infer as infer_scans
     from fedmr.infer_volume import Options

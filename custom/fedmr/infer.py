@@ -1,4 +1,4 @@
-"""Super-resolve a hospital's scans with a trained model: a NIfTI file, a DICOM series, or a folder of either."""
+"""A trained model on a hospital's scans: a NIfTI file, a DICOM series, raw k-space, or a folder of one of these."""
 
 import tempfile
 from collections import Counter
@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fedmr.config import ReconstructionTask
 from fedmr.conversion import label
 from fedmr.images import DataError
+from fedmr.infer_kspace import Reconstructor, reconstruct_file
 from fedmr.infer_volume import Options, SuperResolver
 from fedmr.models import load_model
 from fedmr.nifti_output import super_resolve_nifti
@@ -49,17 +51,17 @@ def infer(
     layout: str = "auto",
     progress: Progress = lambda name, done, total: None,
 ) -> Outcome:
-    """Super-resolve one scan, or every scan below a folder.
+    """Super-resolve or, by a reconstruction model, reconstruct one scan, or every scan below a folder.
 
     A NIfTI file gives a NIfTI file. A folder of NIfTI files gives a folder with the same names, masks left out. A DICOM
-    series gives a folder of DICOM files; several series give a subfolder each. Of many scans one that cannot be used is
-    a problem in the outcome, and the others are done all the same. What is there is kept unless `force`, and nothing
-    half-written ever has a result's name.
+    series gives a folder of DICOM files; several series give a subfolder each. K-space gives NIfTI files. Of many scans
+    one that cannot be used is a problem in the outcome, and the others are done all the same. What is there is kept
+    unless `force`, and nothing half-written ever has a result's name.
 
     Args:
         model: model file or run, as `models.load_model` takes it.
         source: file or folder; it is only read.
-        target: file for a NIfTI file, folder for all else.
+        target: file for a NIfTI or HDF5 file, folder for all else.
         options: how.
         job: job of the model, where a file without a card has none beside it.
         force: replace results that are there.
@@ -67,7 +69,7 @@ def infer(
         progress: receives the name of the scan and the numbers of its slices done and in all.
 
     Raises:
-        DataError: nothing could be super-resolved; the message says why.
+        DataError: nothing could be done; the message says why.
         FileExistsError: the only result is there, without `force`.
         FileNotFoundError, ValueError: see `models.load_model`.
         OSError: the result cannot be written.
@@ -75,13 +77,15 @@ def infer(
     inputs, output = source.resolve(), target.resolve()
     if output == inputs or inputs in output.parents or output in inputs.parents:
         raise DataError(f"{target} is the input {source}, holds it or lies in it; name another place for the result")
-    resolver = SuperResolver(load_model(model, job), options)
-    work, outcome = _plan(source, target, layout)
+    opened = load_model(model, job)
+    takes_kspace = isinstance(opened.task, ReconstructionTask)
+    worker = (Reconstructor if takes_kspace else SuperResolver)(opened, options)
+    work, outcome = _plan(source, target, layout, takes_kspace=takes_kspace)
     single = len(work) == 1 and not outcome.problems
     for item in work:
         try:
             _check_target(item, force)
-            outcome.notes += [f"{label(item.scan)}: {note}" for note in _process(resolver, item, progress)]
+            outcome.notes += [f"{label(item.scan)}: {note}" for note in _process(worker, item, progress)]
         except (DataError, FileExistsError, TileError) as error:
             if single:
                 raise
@@ -93,25 +97,36 @@ def infer(
     return outcome
 
 
-def _plan(source: Path, target: Path, layout: str) -> tuple[list[_Work], Outcome]:
+def _plan(source: Path, target: Path, layout: str, *, takes_kspace: bool) -> tuple[list[_Work], Outcome]:
     """What to do, and what was left out."""
-    if source.is_file() and is_nifti(source):
-        if not is_nifti(target):
-            raise DataError(f"{target} is no name of a NIfTI file; end it in {' or '.join(SUFFIXES)}")
-        return [_Work(Scan((source,), "", ""), "nifti", target)], Outcome()
-    found, layout = find_scans(source, layout)
-    if FORMATS[layout] == "fastmri":
+    if source.is_file() and is_nifti(source) and not takes_kspace:
+        return [_Work(Scan((source,), "", ""), "nifti", _nifti_name(target))], Outcome()
+    found, layout = find_scans(source, layout, masked=True)
+    if takes_kspace != (FORMATS[layout] == "fastmri"):
         raise DataError(
-            f"{source} is raw k-space, which takes a reconstruction model; there is none yet. Super-resolution takes "
-            "images: give NIfTI or DICOM"
+            f"{source} holds images, but this is a reconstruction model, which takes raw k-space: give a fastMRI HDF5 "
+            "file, or a super-resolution model"
+            if takes_kspace
+            else f"{source} is raw k-space, which takes a reconstruction model; this one super-resolves images: give "
+            "NIfTI or DICOM. `fedmr prepare` makes NIfTI of fully sampled k-space"
         )
-    if FORMATS[layout] == "nifti":
+    if takes_kspace and source.is_file():
+        targets = [_nifti_name(target)]
+    elif takes_kspace:
+        targets = [target / scan.files[0].relative_to(source).with_suffix(".nii.gz") for scan in found.scans]
+    elif FORMATS[layout] == "nifti":
         found, layout = find_scans(source, "nifti")  # any NIfTI file will do, whatever the folder's order
         targets = [target / scan.files[0].relative_to(source) for scan in found.scans]
     else:
         targets = _series_folders(found.scans, source, target)
     outcome = Outcome(problems=found.problems, left_out=found.left_out)
     return [_Work(scan, layout, path) for scan, path in zip(found.scans, targets, strict=True)], outcome
+
+
+def _nifti_name(target: Path) -> Path:
+    if not is_nifti(target):
+        raise DataError(f"{target} is no name of a NIfTI file; end it in {' or '.join(SUFFIXES)}")
+    return target
 
 
 def _series_folders(scans: Sequence[Scan], source: Path, target: Path) -> list[Path]:
@@ -152,17 +167,19 @@ def _is_result(folder: Path) -> bool:
     return is_series(folder)
 
 
-def _process(resolver: SuperResolver, item: _Work, progress: Progress) -> list[str]:
-    """Super-resolve and write; returns what is remarkable."""
+def _process(worker: SuperResolver | Reconstructor, item: _Work, progress: Progress) -> list[str]:
+    """Super-resolve or reconstruct, and write; returns what is remarkable."""
 
     def advance(done: int, total: int) -> None:
         progress(label(item.scan), done, total)
 
     try:
+        if isinstance(worker, Reconstructor):
+            return reconstruct_file(worker, item.scan.files[0], item.target, progress=advance)
         if FORMATS[item.layout] == "nifti":
-            return super_resolve_nifti(resolver, item.scan.files[0], item.target, progress=advance)
+            return super_resolve_nifti(worker, item.scan.files[0], item.target, progress=advance)
         from fedmr.dicom_output import super_resolve_series
 
-        return super_resolve_series(resolver, item.scan, item.target, progress=advance)
+        return super_resolve_series(worker, item.scan, item.target, progress=advance)
     except MemoryError:
         raise DataError(f"{label(item.scan)} needs more memory than there is; split it, or free some") from None

@@ -87,9 +87,7 @@ class KspaceNetwork(nn.Module):
         image = zero_filled(kspace, size)
         mean, std = statistics(image)
         given = ((image - mean) / std).unsqueeze(1).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(image.device.type, torch.bfloat16, enabled=image.device.type == "cuda"):
-            output = self.net(given)
-        image = (output[:, 0].float() * std + mean).clamp_min(0)
+        image = (self.net(given)[:, 0] * std + mean).clamp_min(0)
         if self.data_consistency:
             coils = consistent_coils(image, kspace, measured, center)
             image = fit(root_sum_of_squares(coils), size)

@@ -93,7 +93,7 @@ def super_resolve_nifti(
         notes.append(f"{storage.clipped} voxels lie beyond what {storage.dtype} holds and were clipped to its limits")
     finished = _with_header(output, stored, step, resolver.task.scale)
     finished.header.set_slope_inter(storage.slope, storage.inter)
-    write_atomically(target, lambda handle: _write(finished, handle, packed=target.suffix == ".gz"))
+    write_atomically(target, lambda handle: write_nifti(finished, handle, packed=target.suffix == ".gz"))
     return list(dict.fromkeys(notes))
 
 
@@ -135,7 +135,8 @@ def _with_header(voxels: NDArray[Any], stored: Any, step: NDArray[np.float64], s
     return type(stored)(voxels, None, header)
 
 
-def _write(image: Any, handle: IO[bytes], *, packed: bool) -> None:
+def write_nifti(image: Any, handle: IO[bytes], *, packed: bool) -> None:
+    """Write a nibabel image to an open file, gzipped if `packed`."""
     if not packed:
         image.to_stream(handle)
         return

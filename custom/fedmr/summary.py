@@ -37,7 +37,7 @@ def show_results(outcome: "infer.Outcome", console: Console) -> None:
     for path in outcome.written[:_SHOWN]:
         console.print(f"wrote {path}", soft_wrap=True, markup=False)
     if len(outcome.written) > 1 or outcome.problems:
-        console.print(f"{len(outcome.written)} scans super-resolved, {len(outcome.problems)} not usable")
+        console.print(f"{len(outcome.written)} scans done, {len(outcome.problems)} not usable")
 
 
 def _remarks(outcome: "Outcome | infer.Outcome", console: Console) -> None:

@@ -1,7 +1,7 @@
 """Server-side aggregation."""
 
 import numpy as np
-from nvflare.apis.dxo import DXO, DataKind, from_shareable
+from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
 from nvflare.apis.fl_constant import ReservedKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
@@ -34,6 +34,25 @@ class WeightedAggregator(InTimeAccumulateWeightedAggregator):
         dxo = from_shareable(result)
         _cast(dxo, np.float32)
         return dxo.update_shareable(result)
+
+
+class EqualAggregator(WeightedAggregator):
+    """Every site counts the same, however many steps it took.
+
+    `weigh_by_local_iter = false` is not that: FLARE then adds the updates as they are, for sites that have weighted
+    them before encryption, and still divides by the sum of their steps.
+    """
+
+    def accept(self, shareable: Shareable, fl_ctx: FLContext) -> bool:
+        """Add one site's update, with a weight that cancels its steps; see the base class."""
+        site = shareable.get_peer_prop(key=ReservedKey.IDENTITY_NAME, default="?")
+        try:
+            steps = from_shareable(shareable).get_meta_prop(MetaKey.NUM_STEPS_CURRENT_ROUND, 1)
+        except ValueError:
+            return bool(super().accept(shareable, fl_ctx))  # the base class reports it
+        for aggregator in self.dxo_aggregators.values():
+            aggregator.aggregation_weights[site] = 1 / steps
+        return bool(super().accept(shareable, fl_ctx))
 
 
 def _cast(dxo: DXO, dtype: type) -> None:

@@ -26,17 +26,18 @@ _DIFFERENCE = 1e-3  # relative difference to the stored reconstruction that is w
 _FULLY = "Give fully sampled data, as in fastMRI's train and val folders"
 
 
-def find(files: Sequence[Path], root: Path) -> Found:
+def find(files: Sequence[Path], root: Path, *, masked: bool = False) -> Found:
     """One scan per HDF5 file, patient and contrast from its attributes; without a patient, the file is one.
 
     Args:
         files: any files; those that are no HDF5 by name are passed over.
         root: folder that they lie below.
+        masked: whether a file with a mask, as test files have, is a scan or a problem.
     """
     found = Found()
     for path in sorted(path for path in files if path.suffix.lower() in SUFFIXES):
         try:
-            with _opened(path) as handle:
+            with _opened(path, masked=masked) as handle:
                 patient = _text(handle.attrs.get("patient_id", "")) or path.stem
                 contrast = contrast_of(_text(handle.attrs.get("acquisition", "")))
             found.scans.append(Scan((path,), patient, contrast))
@@ -45,8 +46,8 @@ def find(files: Sequence[Path], root: Path) -> Found:
     return found
 
 
-def read(scan: Scan) -> Image:
-    """Read and reconstruct one acquisition.
+def read(scan: Scan, *, masked: bool = False) -> Image:
+    """Read and reconstruct one acquisition, zero-filled where k-space has gaps.
 
     The voxels are the root sum of squares over the coils of the centred orthonormal inverse FFT, cropped to the
     stored reconstruction, or else to the header's matrix, as fastMRI does. X runs along the width and Y along the
@@ -55,27 +56,32 @@ def read(scan: Scan) -> Image:
     top), so that the usual display, first row at the bottom, is upright. Left and right are not known, nor is the
     position.
 
-    K-space with gaps but no mask is reconstructed with zeros in them, and a note says so.
+    Args:
+        scan: the file.
+        masked: whether it is there to be reconstructed: a file with a mask, as test files have, is taken, and what the
+            mask leaves out is zero. Otherwise it is refused, and k-space with gaps but no mask gets a note.
 
     Raises:
-        DataError: not finite, damaged, not this layout, or with a mask, as test files have; with the remedy.
+        DataError: not finite, damaged, not this layout, or with a mask though not `masked`; with the remedy.
     """
     path = scan.files[0]
     notes = []
-    with _opened(path) as handle:
+    with _opened(path, masked=masked) as handle:
         kspace = handle["kspace"][()].astype(np.complex64, copy=False)
         kspace = kspace[:, None] if kspace.ndim == 3 else kspace
+        if (mask := _mask(handle, path)) is not None:
+            kspace = np.where(mask, kspace, 0)
         name = "reconstruction_rss" if handle["kspace"].ndim == 4 else "reconstruction_esc"
         stored = handle[name][()] if name in handle else None
         header = _text(handle["ismrmrd_header"][()]) if "ismrmrd_header" in handle else ""
-        if not _text(handle.attrs.get("patient_id", "")):
+        if not masked and not _text(handle.attrs.get("patient_id", "")):
             notes.append("it names no patient_id; the file counts as a patient of its own")
     for number, coils in enumerate(kspace):
         if not np.isfinite(coils).all():
             raise DataError(
                 f"{path}, slice {number}, holds values that are NaN or infinite; repair or leave out this file"
             )
-    gaps = {number: gap for number, coils in enumerate(kspace) if (gap := under_sampling(coils))}
+    gaps = {number: gap for number, coils in enumerate(kspace) if not masked and (gap := under_sampling(coils))}
     if gaps:
         first, gap = next(iter(gaps.items()))
         notes.append(
@@ -88,17 +94,19 @@ def read(scan: Scan) -> Image:
         notes.append("its voxel size is not known, for it has no usable ismrmrd_header; 1 x 1 mm is assumed")
     crop = stored.shape[1:] if stored is not None and stored.ndim == 3 else matrix or kspace.shape[-2:]
     pictures = np.stack([_root_sum_of_squares(coils, crop) for coils in kspace])
-    if stored is not None:
+    if stored is not None and not masked:
         notes += _compare(pictures, stored, name)
     return Image(pictures.transpose(2, 1, 0), np.diag([*spacing, 1.0]), kspace, tuple(notes))
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[h5py.File]:
+def _opened(path: Path, *, masked: bool) -> Iterator[h5py.File]:
     """An open file of the right layout; errors of HDF5, also while it is read, become a DataError."""
     try:
         with h5py.File(path, "r") as handle:
             _check_layout(handle, path)
+            if not masked and _mask(handle, path) is not None:
+                raise DataError(f"{path} is under-sampled: it has a mask, as fastMRI's test files do. {_FULLY}")
             yield handle
     except (OSError, KeyError, RuntimeError) as error:
         reason = "is no HDF5 file" if path.is_file() and not h5py.is_hdf5(path) else f"cannot be read ({error})"
@@ -121,8 +129,19 @@ def _check_layout(handle: h5py.File, path: Path) -> None:
             f"{path}: kspace has shape {kspace.shape}, {kspace.size * 8 / 2**30:.0f} GiB, too much for this machine's "
             "memory. Split it by slices"
         )
-    if "mask" in handle and not np.all(handle["mask"][()]):
-        raise DataError(f"{path} is under-sampled: it has a mask, as fastMRI's test files do. {_FULLY}")
+
+
+def _mask(handle: h5py.File, path: Path) -> NDArray[np.bool_] | None:
+    """The measured columns (W,), None if the file does not say that some are missing."""
+    if "mask" not in handle or np.all(handle["mask"][()]):
+        return None
+    mask = np.asarray(handle["mask"][()] != 0).ravel()
+    if mask.size != handle["kspace"].shape[-1]:
+        raise DataError(
+            f"{path}: its mask has shape {handle['mask'].shape}, but k-space has {handle['kspace'].shape[-1]} columns. "
+            "Copy the file again"
+        )
+    return mask
 
 
 def _text(value: Any) -> str:

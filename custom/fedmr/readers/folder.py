@@ -32,12 +32,13 @@ _NAMING_DOES_NOT_FIT = ("not named as IXI", "not named as BraTS", "no sub- entit
 _HDF5 = (".h5", ".hdf5")
 
 
-def find_scans(source: Path, layout: str = "auto") -> tuple[Found, str]:
+def find_scans(source: Path, layout: str = "auto", *, masked: bool = False) -> tuple[Found, str]:
     """Find the scans below a folder.
 
     Args:
         source: the hospital's folder, or one file.
         layout: a name in FORMATS, or "auto".
+        masked: whether raw k-space with a mask is a scan or a problem.
 
     Returns:
         what was found, and the layout.
@@ -56,7 +57,8 @@ def find_scans(source: Path, layout: str = "auto") -> tuple[Found, str]:
     if layout == "auto":
         layout = _detect(kinds, root, source)
     wanted = [path for path in files if kinds[path] in (FORMATS[layout], "" if layout == "dicom" else None)]
-    found = _finder(layout)(wanted, root)
+    find = _finder(layout)
+    found = find(wanted, root, masked=True) if masked and FORMATS[layout] == "fastmri" else find(wanted, root)
     left_out = Counter(kinds[path] or "no image" for path in files if path not in set(wanted))
     found.problems[:0] = listing.problems
     found.left_out += listing.left_out + left_out
@@ -75,10 +77,10 @@ def read_scan(scan: Scan, layout: str) -> Image:
     return image
 
 
-def _finder(layout: str) -> Callable[[Sequence[Path], Path], Found]:
+def _finder(layout: str) -> Callable[..., Found]:
     if layout in _NIFTI_LAYOUTS:
         return _NIFTI_LAYOUTS[layout]
-    find: Callable[[Sequence[Path], Path], Found] = importlib.import_module(f"fedmr.readers.{FORMATS[layout]}").find
+    find: Callable[..., Found] = importlib.import_module(f"fedmr.readers.{FORMATS[layout]}").find
     return find
 
 
