@@ -8,9 +8,10 @@ SITES ?= 4
 THREADS ?= $(SITES)
 PATIENTS ?= 6
 RUN ?= runs/$(JOB)
+POC_JOB ?= mscan_fedavg_he_packed
 REAL_DATA ?= ../shared/data
 
-.PHONY: help setup demo test check sim jobs bench bench-real clean
+.PHONY: help setup demo poc test check sim jobs bench bench-real clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -31,6 +32,14 @@ demo: setup  ## simulated hospitals, four-site federation; table, picture, page 
 sim: setup  ## run JOB on the sites in data/ (or FEDMR_DATA_ROOT): table and picture in RUN
 	$(BIN)/nvflare simulator jobs/$(JOB) -w $(RUN) -n $(SITES) -t $(THREADS) -l app_configs/log_config.json
 	$(BIN)/fedmr report $(RUN) --json $(RUN)/figures.json --picture $(RUN)/comparison.png
+
+poc: setup  ## the same over TLS: provision, start, submit POC_JOB, collect, report, stop
+	test -d data || $(BIN)/fedmr demo-data data --sites $(SITES) --patients $(PATIENTS)
+	$(BIN)/fedmr poc provision --workspace runs/poc --data data
+	trap '$(BIN)/fedmr poc stop --workspace runs/poc' EXIT; \
+	$(BIN)/fedmr poc start --workspace runs/poc; \
+	$(BIN)/fedmr poc submit jobs/$(POC_JOB) --workspace runs/poc --wait; \
+	$(BIN)/fedmr report "$$($(BIN)/fedmr poc collect --workspace runs/poc --out runs/collected)"
 
 test: setup  ## unit tests, then whole federations in the simulator
 	$(BIN)/pytest -m "not e2e" -n 2 --durations=5
