@@ -29,24 +29,29 @@ FIRST, SECOND = "pooled__seed-0", "shared__seed-0"
 
 @pytest.fixture
 def study(tmp_path, hospitals):
+    """Start the command; whatever of it is left after the test is killed."""
     (tmp_path / "tiny.yaml").write_text(STUDY)
+    started = []
 
     def start(out: Path, *more: str) -> subprocess.Popen[str]:
         command = [Path(sys.executable).parent / "fedmr", "study", tmp_path / "tiny.yaml", "--data", hospitals]
         command += ["--out", out, "--configs", ROOT / "app_configs", *more]
-        return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True)
+        started.append(subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True))
+        return started[-1]
 
-    return start
+    yield start
+    for process in [*started, *processes_in(tmp_path)]:
+        process.kill()
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output
     return output
 
 
 def wait_for(path: Path) -> None:
-    end = time.monotonic() + 200
+    end = time.monotonic() + 500  # on a machine that does much else
     while not path.exists():
         assert time.monotonic() < end, f"{path} did not appear"
         time.sleep(0.2)
@@ -60,9 +65,10 @@ def rows(out: Path) -> list[dict[str, str]]:
         ]
 
 
-def processes_in(folder: Path) -> list[list[str]]:
-    commands = [p.info["cmdline"] or [] for p in psutil.process_iter(["cmdline"])]
-    return [c for c in commands if any(part.startswith(str(folder / "cells")) for part in c)]
+def processes_in(folder: Path) -> list[psutil.Process]:
+    """The simulator's, which work in a cell under the folder."""
+    commands = {p: " ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"])}
+    return [p for p, command in commands.items() if "nvflare" in command and f"{folder}/" in command]
 
 
 def test_a_killed_study_goes_on_and_ends_with_the_table_of_one_that_was_not(study, tmp_path, hospitals):

@@ -133,9 +133,10 @@ def _baselines(rows: list[Row]) -> list[str]:
     return [method for method in METHODS if any(row["method"] == method for row in rows)]
 
 
-def _once(rows: list[Row]) -> str:
-    found = spread(rows, "psnr")
-    return f"{found.mean:.2f}" if found else _NONE
+def _once(rows: list[Row], metric: str = "psnr", decimals: int = 2) -> str:
+    """A figure that is the same for every seed."""
+    found = spread(rows, metric)
+    return f"{found.mean:.{decimals}f}" if found else _NONE
 
 
 def _of_site(rows: list[Row]) -> str:
@@ -145,12 +146,13 @@ def _of_site(rows: list[Row]) -> str:
 
 def _metric_table(lines: list[Line], rows: list[Row]) -> str:
     """All metrics, mean over the sites that were trained on."""
-    baselines = [Line(METHODS[m], [row for row in rows if row["method"] == m], []) for m in _baselines(rows)]
     body = []
-    for line in [*baselines, *lines]:
-        found = [spread(seen(line.rows), metric) for metric in _METRICS]
-        pairs = zip(found, _METRICS.values(), strict=True)
-        body.append([line.label, *(_text(value, decimals) for value, (_, decimals) in pairs)])
+    for method in _baselines(rows):
+        own = seen(row for row in rows if row["method"] == method)
+        body.append([METHODS[method], *(_once(own, metric, decimals) for metric, (_, decimals) in _METRICS.items())])
+    for line in lines:
+        found = {metric: spread(seen(line.rows), metric) for metric in _METRICS}
+        body.append([line.label, *(_text(found[metric], decimals) for metric, (_, decimals) in _METRICS.items())])
     return _markdown(["mean of seen sites", *(title for title, _ in _METRICS.values())], body)
 
 

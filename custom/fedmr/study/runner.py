@@ -90,8 +90,7 @@ def _simulate(cell: Cell, folder: Path, *, data: Path, configs: Path) -> None:
     """Render the cell's job and run it; what FLARE prints goes to FOLDER/log.txt.
 
     Raises:
-        StudyError: it was ended after the cell's minutes.
-        RunError: a site or a model is missing.
+        StudyError: it was ended after the cell's minutes, or a site or a model is missing.
     """
     sites, root = list(cell.sites), data
     if cell.pooled:
@@ -114,7 +113,16 @@ def _simulate(cell: Cell, folder: Path, *, data: Path, configs: Path) -> None:
             raise StudyError(f"ended after {cell.minutes:g} minutes, see {folder / 'log.txt'}") from None
         finally:
             _end(folder / RUN)
-    read_figures(folder / RUN)
+    try:
+        read_figures(folder / RUN)
+    except RunError as error:
+        raise StudyError(f"{_first_error(folder / 'log.txt') or error}; see {folder / 'log.txt'}") from None
+
+
+def _first_error(log: Path) -> str:
+    """What went wrong first, by the run's own account."""
+    lines = log.read_text(errors="replace").splitlines()
+    return next((line.partition(" ERROR ")[2] for line in lines if " ERROR " in line), "")
 
 
 def _render(cell: Cell, folder: Path, configs: Path) -> Path:
