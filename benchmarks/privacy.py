@@ -1,10 +1,10 @@
 """What the privacy filters cost: the demo hospitals in one process, without a filter and with each of several.
 
     python benchmarks/privacy.py data                                               # the job's first round
-    python benchmarks/privacy.py data --rounds 6 --patches 2 --only "Gaussian clip 1"   # shorter rounds, but more
+    python benchmarks/privacy.py data --rounds 6 --patches 2 --only "no filter;Gaussian"    # shorter rounds, but more
 
 Every site trains from the received weights, its reply goes through the filter as FLARE calls it, and the server's
-weighted mean is evaluated on all validation volumes. The first round trains once for all settings.
+weighted mean is evaluated on all validation volumes after the last round. The first round trains once for all filters.
 """
 
 import argparse
@@ -27,8 +27,10 @@ from nvflare.apis.fl_constant import ReservedKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.workspace import Workspace
 
-from fedmr.config import Task
-from fedmr.data import PatchSampler, Volume, load_volumes, site_folders
+from fedmr.algorithms import make_trainer
+from fedmr.config import SuperResolutionTask, Task
+from fedmr.data import site_folders
+from fedmr.dp_sgd import PrivateTrainer
 from fedmr.flare.filters import (
     LOCAL_RECORD,
     GaussianPrivacy,
@@ -38,6 +40,7 @@ from fedmr.flare.filters import (
     StrictSVTPrivacy,
 )
 from fedmr.jobs import read_num_rounds, read_task
+from fedmr.kinds import Volume, load_volumes, make_sampler
 from fedmr.nets import build
 from fedmr.privacy import compare, to_vector
 from fedmr.training import Trainer, evaluate
@@ -45,8 +48,12 @@ from fedmr.training import Trainer, evaluate
 JOB = ROOT / "jobs" / "mscan_fedavg"
 ANY = 1e12  # a budget that no setting here reaches
 PERCENTILE = ((10, 0.01), (50, 5e-4), (80, 5e-4), (80, 1e-4), (95, 5e-4), (99, 5e-4))  # percentile, gamma
-SVT = ((0.1, 0.1, 1e-5), (0.1, 40, 1e-4), (0.9, 4, 1e-4), (0.9, 40, 1e-4), (0.9, 40, 5e-4))  # fraction, noise_var, gamma
+SVT = ((0.1, 0.1, 1e-5), (0.1, 40, 1e-4), (0.9, 4, 1e-4), (0.9, 40, 1e-4), (0.9, 40, 5e-4))  # share, noise_var, gamma
 GAUSSIAN = ((8, 1e-4), (8, 3e-4), (8, 1e-3), (8, 3e-3), (8, 1e-2), (2, 1e-4), (2, 1e-3), (2, 3e-3), (2, 1e-2), (2, 1))
+DP_SGD = (0.02, 0.1, 1.0)  # noise_multiplier; the other numbers are the job's
+_NOTE = """Mean PSNR of the validation volumes after the last round. Cosine and norm ratio of what was sent to what was
+true: means over sites and rounds, for DP-SGD of the steps' gradients. Epsilon after the last round at delta 1e-5, for
+filters of a whole site, replaced, for DP-SGD of a slice, added or removed."""
 Weights = dict[str, torch.Tensor]
 
 
@@ -61,7 +68,8 @@ def settings() -> dict[str, Callable[[], StrictFilter | None]]:
     for c, m in GAUSSIAN:
         name = f"Gaussian clip {c:g}, noise_multiplier {m:g}"
         made[name] = lambda c=c, m=m: GaussianPrivacy(c, m, max_epsilon=ANY)
-    return made | {"first layer excluded": lambda: StrictExcludeVars("^head")}
+    made["first layer excluded"] = lambda: StrictExcludeVars("^head")
+    return made | {f"DP-SGD per slice, noise_multiplier {m:g}": lambda: None for m in DP_SGD}
 
 
 @dataclass
@@ -82,10 +90,16 @@ def train(trainer: Trainer, weights: Weights) -> DXO:
     return DXO(DataKind.WEIGHT_DIFF, difference, {MetaKey.NUM_STEPS_CURRENT_ROUND: progress.steps})
 
 
+def private(task: SuperResolutionTask, noise_multiplier: float) -> SuperResolutionTask:
+    """The task with DP-SGD as in its job, but for the noise and the budget."""
+    changed = {"noise_multiplier": noise_multiplier, "max_epsilon": ANY, "patches_per_unit": task.patches_per_slice}
+    return replace(task, dp_sgd={**read_task(ROOT / "jobs" / "mscan_dpsgd")["dp_sgd"], **changed})
+
+
 def start(folder: Path, task: Task, rounds: int) -> Site:
     """A site after the training of its first round."""
     volumes = load_volumes(folder, task, ("train", "val"))
-    trainer = Trainer(task, PatchSampler([v for v in volumes if v.split == "train"], task), rounds=rounds)
+    trainer = make_trainer(task, make_sampler(volumes, task), rounds=rounds)
     first = train(trainer, {k: v.clone() for k, v in trainer.net.state_dict().items()})
     return Site(folder.name, trainer, [v for v in volumes if v.split == "val"], first)
 
@@ -104,9 +118,9 @@ def context(home: Path) -> FLContext:
 
 
 def federate(sites: list[Site], initial: Weights, rounds: int, site_filter: StrictFilter | None) -> dict[str, Any]:
-    """PSNR (dB) after each round, and what the filter did, mean over sites and rounds."""
-    task = sites[0].trainer.task
-    weights, curve, figures, epsilon = dict(initial), [], [], None
+    """PSNR (dB) after the last round, and what the filter or DP-SGD did, mean over sites and rounds."""
+    net, task = sites[0].trainer.net, sites[0].trainer.task
+    weights, figures, epsilon = dict(initial), [], None
     with tempfile.TemporaryDirectory() as work:
         contexts = {site.name: context(Path(work) / site.name) for site in sites}
         for number in range(rounds):
@@ -116,23 +130,26 @@ def federate(sites: list[Site], initial: Weights, rounds: int, site_filter: Stri
             for name in sent[0].data:
                 mean = np.average([u.data[name].astype(np.float64) for u in sent], axis=0, weights=steps)
                 weights[name] = weights[name] + torch.from_numpy(mean.astype(np.float32))
-            figures += [_compared(t, s) for t, s in zip(true, sent, strict=True)]
-            net = sites[0].trainer.net
-            net.load_state_dict(weights)
-            curve.append(evaluate(net, [v for site in sites for v in site.val], task)["model"]["psnr"])
+            figures += [_compared(t, u, s.trainer) for t, u, s in zip(true, sent, sites, strict=True)]
         record = Path(work) / sites[0].name / "job" / LOCAL_RECORD
         if record.exists():
             epsilon = json.loads(record.read_text().splitlines()[-1]).get("epsilon")
+    if isinstance(sites[0].trainer, PrivateTrainer):
+        epsilon = max(site.trainer.epsilon() for site in sites)
     means = {name: float(np.mean([f[name] for f in figures])) for name in figures[0]}
-    return {"psnr": curve, "epsilon": epsilon, **means}
+    net.load_state_dict(weights)
+    figure = evaluate(net, [v for site in sites for v in site.val], task)["model"]["psnr"]
+    return {"psnr": figure, "epsilon": epsilon, **means}
 
 
 def _filtered(update: DXO, site_filter: StrictFilter | None, fl_ctx: FLContext) -> DXO:
     return from_shareable(site_filter.process(update.to_shareable(), fl_ctx)) if site_filter else update
 
 
-def _compared(true: DXO, sent: DXO) -> dict[str, float]:
+def _compared(true: DXO, sent: DXO, trainer: Trainer) -> dict[str, float]:
     vector = to_vector(true.data)
+    if isinstance(trainer, PrivateTrainer):  # its noise is in every step, not on the update
+        return {"norm": float(np.linalg.norm(vector)), **trainer.distance()}
     whole = {name: sent.data.get(name, np.zeros_like(array)) for name, array in true.data.items()}
     return {"norm": float(np.linalg.norm(vector)), **compare(vector, to_vector(whole))}
 
@@ -141,14 +158,16 @@ def write(results: dict[str, Any], facts: dict[str, str], target: Path) -> None:
     """TARGET.json and the same as a table."""
     target.with_suffix(".json").write_text(json.dumps({"run": facts, "settings": results}, indent=1) + "\n")
     lines = [f"# {target.stem}", "", *(f"- {name}: {value}" for name, value in facts.items()), ""]
-    lines += ["| setting | cosine | norm ratio | epsilon after the last round | PSNR (dB) |", "|---|---|---|---|---|"]
+    best = results["no filter"]["psnr"]
+    lines += [
+        "| setting | cosine | norm ratio | epsilon | PSNR (dB) | against no filter |",
+        "|---|---|---|---|---|---|",
+    ]
     for name, r in results.items():
         epsilon = f"{r['epsilon']:,.4g}" if r["epsilon"] else "none"
-        lines.append(f"| {name} | {r['cosine']:.3f} | {r['norm_ratio']:.3g} | {epsilon} | {r['psnr'][-1]:.2f} |")
-    lines += [
-        "",
-        "Cosine and norm ratio of true and sent update: means over sites and rounds. Epsilon at delta 1e-5.",
-    ]
+        update = f"{r['cosine']:.3f} | {r['norm_ratio']:.3g} | {epsilon}"
+        lines.append(f"| {name} | {update} | {r['psnr']:.2f} | {r['psnr'] - best:+.2f} |")
+    lines += ["", _NOTE]
     target.with_suffix(".md").write_text("\n".join(lines) + "\n")
 
 
@@ -167,11 +186,17 @@ def main() -> None:
     schedule = read_num_rounds(JOB) if arguments.rounds == 1 else arguments.rounds
     folders = site_folders(arguments.data)
     initial = build(**task.network).state_dict()
-    trained = [start(folder, task, schedule) for folder in folders]
+    plain = [start(folder, task, schedule) for folder in folders]
+    untrained = evaluate(build(**task.network), [v for site in plain for v in site.val], task)["model"]["psnr"]
+    facts["untrained network, i.e. interpolation"] = f"{untrained:.2f} dB"
     results = {}
     for name, make in settings().items():
         if name.startswith(tuple(arguments.only.split(";"))):
-            results[name] = federate(copy.deepcopy(trained), initial, arguments.rounds, make())
+            if name.startswith("DP-SGD"):
+                sites = [start(folder, private(task, float(name.split()[-1])), schedule) for folder in folders]
+            else:
+                sites = copy.deepcopy(plain)
+            results[name] = federate(sites, initial, arguments.rounds, make())
             print(name, json.dumps(results[name]), flush=True)
     write(results, facts, arguments.out)
 

@@ -364,6 +364,44 @@ def card(
     console.print(describe(load_model(model, job).card), markup=False, highlight=False, soft_wrap=True)
 
 
+@app.command()
+def audit(
+    data: Annotated[Path, typer.Argument(help="Data root or one site's folder; the first site is attacked.")],
+    out: Annotated[Path, typer.Option(help="Folder for audit.json, audit.md and audit.png, which shows patches.")],
+    job: Annotated[Path, typer.Option(help="Job whose site to play.")] = Path("jobs/mscan_fedavg"),
+    model: Annotated[
+        Path | None, typer.Option(help="Trained on these data; by default the site trains one epoch.")
+    ] = None,
+    iterations: Annotated[int, typer.Option(help="Of the curious server's attack.")] = 300,
+    seed: Annotated[int, typer.Option(help="Which patches are attacked.")] = 0,
+) -> None:
+    """Attack a site's updates: which patches a server could rebuild from them, and behind which filter no longer."""
+    from fedmr.audit import audit as attack
+    from fedmr.audit import super_resolution_task
+    from fedmr.audit_output import membership_line, table, write
+    from fedmr.data import site_folders
+    from fedmr.flare.protections import protections
+    from fedmr.models import load_model
+
+    task = super_resolution_task(job)
+    net = load_model(model).net if model else None
+    with Progress(*Progress.get_default_columns(), console=console, transient=True) as bar:
+        line = bar.add_task("")
+        result = attack(
+            site_folders(data)[0],
+            task,
+            protections=protections(),
+            net=net,
+            iterations=iterations,
+            seed=seed,
+            progress=lambda what, done, total: bar.update(line, description=what, completed=done, total=total),
+        )
+    console.print(table(result))
+    console.print(membership_line(result), soft_wrap=True)
+    for path in write(result, out):
+        console.print(f"wrote {path}", soft_wrap=True)
+
+
 def _show(figures: dict[str, Any], title: str, json_file: Path | None, task: "Task | None") -> None:
     """Print the table and write the same figures to a file, if one is named."""
     from fedmr.report import labels_of, table

@@ -1,0 +1,40 @@
+"""The privacy filters as plain functions of an update, for the leakage audit: no account, no federation."""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+from nvflare.apis.fl_context import FLContext
+
+from fedmr import privacy
+from fedmr.audit import Protection
+from fedmr.flare.filters import StrictPercentilePrivacy, StrictSVTPrivacy
+from fedmr.privacy import Vector
+
+PERCENTILE = ((10, 1e-2), (80, 5e-4), (99, 5e-4))  # percentile, gamma
+SVT = ((0.1, 0.1, 1e-5), (0.9, 40, 5e-4))  # fraction, noise_var, gamma
+GAUSSIAN = ((8, 1e-8), (8, 1e-7), (8, 1e-6), (8, 1e-5), (8, 1e-4))  # clip, noise_multiplier
+_NO_LIMIT = 1e12
+
+
+def protections() -> dict[str, Protection]:
+    """The filters by their settings."""
+    made: dict[str, Protection] = {f"percentile {p:g}, gamma {g:g}": partial(_percentile, p, g) for p, g in PERCENTILE}
+    made |= {f"SVT fraction {f:g}, noise_var {v:g}, gamma {g:g}": partial(_svt, f, v, g) for f, v, g in SVT}
+    return made | {f"Gaussian clip {c:g}, noise_multiplier {m:g}": partial(_gaussian, c, m) for c, m in GAUSSIAN}
+
+
+def _percentile(percentile: float, gamma: float, update: Vector, steps: int) -> Vector:
+    return _sent(StrictPercentilePrivacy(percentile, gamma), update, steps)
+
+
+def _svt(fraction: float, noise_var: float, gamma: float, update: Vector, steps: int) -> Vector:
+    return _sent(StrictSVTPrivacy(fraction, 0.1, noise_var, gamma, max_epsilon=_NO_LIMIT), update, steps)
+
+
+def _gaussian(clip: float, noise_multiplier: float, update: Vector, steps: int) -> Vector:
+    return privacy.gaussian_mechanism(update, clip, noise_multiplier)
+
+
+def _sent(made: Any, update: Vector, steps: int) -> Vector:
+    return np.asarray(made.run_inner(update, steps, FLContext()).data["update"])
