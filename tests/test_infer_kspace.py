@@ -75,6 +75,12 @@ def test_measured_kspace_is_kept_on_request_in_every_coil_of_a_network_that_retu
     assert errors[True] < 0.7 * errors[False]
 
 
+def test_gaps_that_are_no_columns_are_remarked(saved, tmp_path):
+    holes = np.random.default_rng(0).random((64, 40)) < 0.3
+    outcome = infer(saved, write_scan(tmp_path / "a.h5", masked=False, columns=holes), tmp_path / "a.nii")
+    assert any("30% of its k-space is measured; what is missing are not whole columns" in n for n in outcome.notes)
+
+
 def test_full_kspace_is_written_as_it_is_and_a_note_says_so(tmp_path):
     save_model(tmp_path / "bad.pt", reconstruction_model(skip=False))
     everything = np.ones(40, bool)

@@ -6,6 +6,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedmr import __version__
@@ -18,6 +19,7 @@ from fedmr.nifti_output import write_nifti
 from fedmr.readers import Scan, fastmri
 
 _BATCH_PIXELS = 2**18  # of k-space, over all coils, per forward pass
+_WHOLE = 0.75  # share of a column that must be measured: partial Fourier and elliptical corners leave some out
 
 
 class Reconstructor:
@@ -107,8 +109,7 @@ def reconstruct_file(
     width, height, slices = image.voxels.shape
     check_memory((slices, height, width), 8)
     if any(fastmri.under_sampling(coils) for coils in image.kspace):
-        columns = (image.kspace != 0).any(axis=(0, 1, 2))
-        notes.append(f"{int(columns.sum())} of its {len(columns)} columns are measured, the others reconstructed")
+        notes.append(_describe((image.kspace != 0).any(axis=1)))
         pictures = reconstructor(torch.from_numpy(image.kspace), (height, width), progress=progress)
         voxels = pictures.numpy().transpose(2, 1, 0)
         made = "reconstructed"
@@ -117,6 +118,17 @@ def reconstruct_file(
         voxels, made = image.voxels, "root sum of squares"
     _save(Image(voxels, image.affine), target, f"{made}, FedMR {__version__}")
     return notes
+
+
+def _describe(measured: NDArray[np.bool_]) -> str:
+    """What is there of k-space (S, ky, kx), in words."""
+    columns = measured.any(axis=(0, 1))
+    if measured[..., columns].mean() > _WHOLE:
+        return f"{int(columns.sum())} of its {measured.shape[-1]} columns are measured, the others reconstructed"
+    return (
+        f"{measured.mean():.0%} of its k-space is measured; what is missing are not whole columns, as in the model's "
+        "training, so look at the result with care"
+    )
 
 
 def _save(image: Image, target: Path, description: str) -> None:
