@@ -33,9 +33,9 @@ def study(tmp_path, hospitals):
     (tmp_path / "tiny.yaml").write_text(STUDY)
     started = []
 
-    def start(out: Path, *more: str) -> subprocess.Popen[str]:
+    def start(out: Path) -> subprocess.Popen[str]:
         command = [Path(sys.executable).parent / "fedmr", "study", tmp_path / "tiny.yaml", "--data", hospitals]
-        command += ["--out", out, "--configs", ROOT / "app_configs", *more]
+        command += ["--out", out, "--configs", ROOT / "app_configs"]
         started.append(subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True))
         return started[-1]
 
