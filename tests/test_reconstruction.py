@@ -10,17 +10,17 @@ import pytest
 import torch
 
 from fedmr.config import ReconstructionTask, Task
-from fedmr.data import DataError
-from fedmr.images import Image, save_nifti
+from fedmr.images import DataError, Image, read_nifti, save_nifti
 from fedmr.kspace import zero_filled
 from fedmr.metrics import psnr
 from fedmr.nets import build
 from fedmr.physics import fft2c
+from fedmr.prepare import Options, prepare
 from fedmr.reconstruction import KspaceVolume, SliceSampler, baselines, load_volumes, restore, tiles
 from fedmr.report import comparison_image
 from fedmr.training import Trainer, evaluate
 from phantoms import phantom, write_site
-from readers.fastmri_files import kspace_of
+from readers.fastmri_files import header, kspace_of, write
 
 NETWORK = {"name": "unet", "channels": 2, "pools": 2, "skip": True}
 MASK = {"kind": "random", "acceleration": 4, "center_fraction": 0.1}
@@ -71,6 +71,19 @@ def test_raw_kspace_gives_its_root_sum_of_squares_in_the_images_part_of_the_view
     assert volume.size == (48, 36)
     assert torch.equal(volume.reference, zero_filled(torch.from_numpy(raw), (48, 36)))
     assert np.array_equal(volume.kspace(1, 3).numpy(), raw[1:3])
+
+
+def test_what_prepare_keeps_of_fastmri_files_is_taken(tmp_path):
+    for number in range(3):
+        datasets = {"kspace": kspace_of(number, 5, 3, (80, 48)), "ismrmrd_header": header((80, 48), (40, 36))}
+        write(tmp_path / "raw" / f"file{number}.h5", datasets, patient_id=f"p{number}", acquisition="AXT1")
+    prepare(tmp_path / "raw", site="site-1", out=tmp_path / "data", options=Options(workers=1))
+    volumes = load_volumes(tmp_path / "data" / "site-1", make_task())
+    assert len(volumes) == 3
+    for volume in volumes:
+        voxels = read_nifti(tmp_path / "data" / "site-1" / volume.name).voxels
+        assert np.allclose(volume.reference.numpy().transpose(2, 1, 0), voxels, rtol=1e-4, atol=1e-4)
+        assert volume.kspace(0, 1).shape == (1, 3, 80, 48)
 
 
 def test_a_mask_is_fixed_for_a_volume_and_another_for_the_next(site):
