@@ -9,9 +9,11 @@ THREADS ?= $(SITES)
 PATIENTS ?= 6
 RUN ?= runs/$(JOB)
 POC_JOB ?= mscan_fedavg_he_packed
+STUDY ?= training
+DATA ?= data
 REAL_DATA ?= ../shared/data
 
-.PHONY: help setup demo poc test check sim jobs bench bench-real clean
+.PHONY: help setup demo poc study test check sim jobs bench bench-real clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -40,6 +42,10 @@ poc: setup  ## the same over TLS: provision, start, submit POC_JOB, collect, rep
 	$(BIN)/fedmr poc start --workspace runs/poc; \
 	$(BIN)/fedmr poc submit jobs/$(POC_JOB) --workspace runs/poc --wait; \
 	$(BIN)/fedmr report "$$($(BIN)/fedmr poc collect --workspace runs/poc --out runs/collected)"
+
+study: setup  ## run benchmarks/studies/STUDY.yaml on DATA, resumed if interrupted; tables in runs/studies/STUDY/report
+	$(BIN)/fedmr study benchmarks/studies/$(STUDY).yaml --data $(DATA) --out runs/studies/$(STUDY)
+	$(BIN)/fedmr report runs/studies/$(STUDY)
 
 test: setup  ## unit tests, then whole federations in the simulator
 	$(BIN)/pytest -m "not e2e" -n 2 --durations=5
