@@ -43,7 +43,7 @@ def test_table_figures_and_picture_hold_every_row(found, tmp_path):
     figures = json.loads(files[0].read_text())
     assert [row["psnr"] for row in figures["inversion"]] == [row.psnr for row in found.rows]
     assert figures["membership"] == found.membership
-    assert table(found).row_count == len(found.rows)
+    assert table(found).row_count == len(found.rows) + len({(row.attacker, row.sent) for row in found.rows})
     assert all(f"| {row.sent} | {row.protection} |" in files[1].read_text() for row in found.rows)
     with Image.open(files[2]) as picture:
         assert picture.width > 1000
@@ -55,10 +55,20 @@ def test_the_best_match_is_the_nearest_pair():
     assert (float(row.private.max()), float(row.recovered.max())) == pytest.approx((0.9, 0.85))
 
 
-@pytest.mark.parametrize("name", protections())
+PARAMETERS = {"head.weight": 50, "body.0.weight": 100, "tail.weight": 50}
+
+
+def test_an_excluded_layer_is_not_sent_and_all_others_are():
+    update = torch.ones(200, dtype=torch.float64).numpy()
+    sent = protections(PARAMETERS)["body excluded"](update, 1)
+    assert (sent[50:150] == 0).all()
+    assert sent.sum() == 100
+
+
+@pytest.mark.parametrize("name", protections(PARAMETERS))
 def test_a_protection_keeps_the_size_of_the_update_and_no_number_that_is_not_finite(name):
     update = torch.linspace(-1e-4, 1e-4, 200, dtype=torch.float64).numpy()
-    sent = protections()[name](update.copy(), 1)
+    sent = protections(PARAMETERS)[name](update.copy(), 1)
     assert sent.shape == update.shape
     assert torch.isfinite(torch.from_numpy(sent)).all()
 

@@ -196,12 +196,15 @@ def _curious(site: Site, net: nn.Module, iterations: int, progress: Progress) ->
 def _hostile(site: Site, empty: MSCAN, protections: Mapping[str, Protection], progress: Progress) -> Iterator[Row]:
     crafted = {name: crafted_weights(empty, slope) for name, slope in _SLOPE.items()}
     empty.load_state_dict(crafted["sgd"])
+    brightness = site.patches(_UNRELATED, site.others)[0].mean()
     attack = LinearAttack(empty, site.task.patch_size, lambda *p: progress("hostile server", *p))
 
     def row(sent: str, update: Tensor, private: Tensor, *, steps: int = 1, sgd: bool = False, by: str = "none") -> Row:
         shielded = update if by == "none" else _shield(protections[by], update, steps)
         gradient = -shielded if sgd else gradient_from_adam(shielded, site.first_rate)
-        guesses = [attack.recover(gradient, strength) for strength in inversion.STRENGTHS]
+        guesses = attack.recover(gradient)
+        # where noise has drowned the scale, the attacker still knows how bright such patches are
+        guesses += [guess * (brightness / guess.mean()) for guess in guesses]
         return best_match("hostile server", sent, by, private, guesses)
 
     low, high = site.patches(BATCH)

@@ -1,6 +1,7 @@
 """What `fedmr audit` shows: a table, the figures as JSON, and a picture of what was recovered."""
 
 import json
+from itertools import groupby
 from pathlib import Path
 
 from rich.table import Table
@@ -20,17 +21,14 @@ _COLUMNS = 5
 def table(audit: Audit) -> Table:
     """The rows of the inversion."""
     view = Table(title="recovered low-resolution patch against the private one", caption="\n".join(NOTES))
-    for name in ("attacker", "sees", "protection", "PSNR (dB)", "SSIM", "recognisable"):
+    for name in ("protection", "PSNR (dB)", "SSIM", "recognisable"):
         view.add_column(name, justify="right" if name in ("PSNR (dB)", "SSIM") else "left")
-    for row in audit.rows:
-        view.add_row(
-            row.attacker,
-            row.sent,
-            row.protection,
-            f"{row.psnr:.1f}",
-            f"{row.ssim:.2f}",
-            "[red]yes[/]" if row.recognisable else "no",
-        )
+    for (attacker, sent), rows in groupby(audit.rows, lambda row: (row.attacker, row.sent)):
+        view.add_section()
+        view.add_row(f"[bold]{attacker} sees {sent}[/]")
+        for row in rows:
+            verdict = "[red]yes[/]" if row.recognisable else "no"
+            view.add_row(f"  {row.protection}", f"{row.psnr:.1f}", f"{row.ssim:.2f}", verdict)
     return view
 
 
@@ -74,7 +72,9 @@ def draw(rows: list[Row], path: Path) -> None:
         line, column = divmod(number, _COLUMNS)
         top = float(row.private.max())
         for offset, image in enumerate((row.private, row.recovered)):
-            axes[line, 2 * column + offset].imshow(image.numpy(), cmap="gray", vmin=0, vmax=top, interpolation="nearest")
+            axes[line, 2 * column + offset].imshow(
+                image.numpy(), cmap="gray", vmin=0, vmax=top, interpolation="nearest"
+            )
         title = f"{row.attacker}\n{row.sent}\n{row.protection}".rstrip()
         axes[line, 2 * column].set_title(title, fontsize=5.5, loc="left")
         axes[line, 2 * column + 1].set_title(f"{row.psnr:.1f} dB, {row.ssim:.2f}", fontsize=6, loc="right")

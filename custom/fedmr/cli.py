@@ -382,6 +382,7 @@ def audit(
     from fedmr.data import site_folders
     from fedmr.flare.protections import protections
     from fedmr.models import load_model
+    from fedmr.nets import build
 
     task = super_resolution_task(job)
     net = load_model(model).net if model else None
@@ -390,7 +391,7 @@ def audit(
         result = attack(
             site_folders(data)[0],
             task,
-            protections=protections(),
+            protections=protections({n: p.numel() for n, p in build(**task.network).named_parameters()}),
             net=net,
             iterations=iterations,
             seed=seed,

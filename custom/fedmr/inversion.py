@@ -11,7 +11,7 @@ Two attackers on the side of the server:
 Both look for the network's input, the low-resolution (LR) patch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -113,24 +113,32 @@ class LinearAttack:
             columns.append((gradient(pixel.view(1, 1, patch_size, patch_size)) - origin)[seen])
             progress(number + 1, patch_size**2)
         matrix = torch.stack([*columns, origin[seen]])
-        self._scale = float(matrix.norm())
-        self._matrix = matrix / self._scale
+        self._matrix = matrix / matrix.norm()
         self._normal = self._matrix @ self._matrix.T
 
-    def recover(self, gradient: Tensor, strength: float) -> Tensor:
-        """The LR patch (1, 1, p, p), of least roughness as weighed by `strength`.
+    def recover(self, gradient: Tensor, strengths: Sequence[float] = STRENGTHS) -> list[Tensor]:
+        """LR patches (1, 1, p, p), of least roughness as weighed by each strength.
 
         Args:
-            gradient: (parameters,) of any scale, or what is left of it.
-            strength: of the penalty on the squared differences of neighbours.
+            gradient: (parameters,) of any scale, or what is left of it: zeros are taken as withheld by a filter.
+            strengths: of the penalty on the squared differences of neighbours.
         """
-        values = self._matrix @ gradient.double()[self._rows]
-        system = self._normal.clone()
-        system[:-1, :-1] += strength * self._normal[:-1, :-1].diagonal().mean() * _roughness(self.size)
-        # the last unknown, which multiplies what does not depend on the image, is the scale of the gradient
-        solution = torch.linalg.lstsq(system, values[:, None]).solution[:, 0]
-        level = solution[-1] if solution[-1].abs() > 0 else solution.new_ones(())
-        return (solution[:-1] / level).view(1, 1, self.size, self.size).float()
+        values = gradient.double()[self._rows]
+        sent = values != 0
+        matrix, normal = self._matrix, self._normal
+        if not sent.all():
+            matrix, values = matrix[:, sent], values[sent]
+            normal = matrix @ matrix.T
+        product = matrix @ values
+        penalty = torch.zeros_like(normal)
+        penalty[:-1, :-1] = normal[:-1, :-1].diagonal().mean() * _roughness(self.size)
+        patches = []
+        for strength in strengths:
+            # the last unknown, which multiplies what does not depend on the image, is the scale of the gradient
+            solution = torch.linalg.lstsq(normal + strength * penalty, product[:, None]).solution[:, 0]
+            level = solution[-1] if solution[-1].abs() > 0 else solution.new_ones(())
+            patches.append((solution[:-1] / level).view(1, 1, self.size, self.size).float())
+        return patches
 
 
 def _arguments(net: MSCAN) -> dict[str, Any]:
