@@ -49,7 +49,7 @@ study: setup  ## run benchmarks/studies/STUDY.yaml on DATA, resumed if interrupt
 
 test: setup  ## unit tests, then whole federations in the simulator
 	$(BIN)/pytest -m "not e2e" -n 2 --durations=5
-	$(BIN)/pytest -m e2e --durations=5
+	$(BIN)/pytest -m e2e -n 2 --dist loadfile --durations=5
 
 check: setup  ## lint, types, and the job folders
 	$(BIN)/ruff check

@@ -4,101 +4,17 @@ import json
 import re
 import shutil
 from html import unescape
-from io import BytesIO
-from itertools import pairwise
 from pathlib import Path
-from urllib.request import urlopen
 
-import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from nvflare.fuel.f3.stats_pool import new_message_size_pool
-from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from browser import CHROMIUM, browser
 from fedmr.html import _duration, _size, write_html
-from fedmr.html.charts import MEAN, chart
+from fedmr.html.charts import chart
 from fedmr.html.facts import read_log, read_traffic
-from fedmr.html.panels import make_panels
 from fedmr.report import FINAL_MODEL, RunError, read_figures
-from phantoms import phantom
-
-CONFIGS = Path(__file__).parents[1] / "jobs" / "mscan_fedavg" / "app" / "config"
-TIMES = "\N{MULTIPLICATION SIGN}"
-SITES = ("site-1", "site-2", "site-3")
-HOSTILE = '<img src=x onerror="alert(1)">&"'
-# FLARE 2.9.0's lines. In round 1 site-2's task is handed out before its round-0 result would be due again.
-LOG = """\
-2026-11-22 00:29:50,000 - SimulatorRunner - INFO - Create the Simulator Server.
-2026-11-22 00:29:53,000 - ScatterAndGather - INFO - [wf=train] - Round 0 started.
-2026-11-22 00:29:54,000 - ServerRunner - INFO - [wf=train] - assigned task to client site-1: name=train, id=b0
-2026-11-22 00:29:54,500 - _Transaction - INFO - [server] download tx T7b done: status=finished elapsed=0.08s \
-size=0.6MB (643,164 bytes)
-2026-11-22 00:29:57,000 - function - INFO - [client] download ref=3e done: elapsed=0.09s size=0.1MB (150,018 bytes)
-2026-11-22 00:29:58,000 - function - INFO - [client] download ref=bb done: elapsed=0.03s size=0.6MB (643,164 bytes)
-2026-11-22 00:29:58,250 - ServerRunner - INFO - [wf=train] - got result from client site-1 for task: name=train, id=b0
-2026-11-22 00:30:03,500 - ScatterAndGather - INFO - [wf=train] - Round 0 finished.
-2026-11-22 00:30:03,600 - ScatterAndGather - INFO - [wf=train] - Round 1 started.
-2026-11-22 00:30:05,600 - ScatterAndGather - INFO - [wf=train] - Round 1 finished.
-2026-11-22 00:30:06,000 - _Transaction - INFO - [server] download tx T8c done: status=finished elapsed=0.08s \
-size=0.6MB (1,000 bytes)
-2026-11-22 00:30:08,000 - MPM - INFO - MPM: Good Bye!
-"""
-
-
-def metrics(psnr):
-    return {"psnr": psnr, "ssim": psnr / 40, "nmse": 1 / psnr}
-
-
-def site_figures(psnr):
-    methods = {"zero_filled": metrics(psnr), "interpolated": metrics(psnr - 1), "model": metrics(psnr + 1.5)}
-    return {"n_volumes": 2} | methods
-
-
-def comparison(seed):
-    """(1, H, 4*W) uint8 as a site streams it."""
-    reference = phantom(seed)[..., 2].astype(float)
-    reference = 255 * (reference / reference.max())
-    noise = np.random.default_rng(seed).normal(0, 1, (3, *reference.shape))
-    tiles = [*(reference + noise * np.array([30, 20, 10])[:, None, None]), reference]
-    return np.concatenate(tiles, axis=1).clip(0, 255).astype(np.uint8)[None]
-
-
-def write_run(workspace: Path, sites=SITES) -> Path:
-    """A finished simulator workspace, by the writers that FLARE itself uses where they can be called."""
-    folder = workspace / "server" / "simulate_job"
-    for name in ("metrics", "cross_site_val", "app_server"):
-        (folder / name).mkdir(parents=True)
-    shutil.copytree(CONFIGS, folder / "app_server" / "config")
-    for name in ("FL_global_model.pt", "best_FL_global_model.pt"):
-        (folder / "app_server" / name).write_bytes(bytes(2500))
-    (folder / "meta.json").write_text(json.dumps({"name": "mscan_fedavg", "job_clients": [{"name": s} for s in sites]}))
-    lines = []
-    for number in range(3):
-        rows = [
-            {"name": site, "weight": 10 * k, "metrics": metrics(30 + k + number)} for k, site in enumerate(sites, 1)
-        ]
-        for row in rows:
-            row["metrics"] = [{"name": name, "value": value} for name, value in row["metrics"].items()]
-        lines.append({"round": number, "sites": rows})
-    (folder / "metrics" / "round_metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    results = {s: {FINAL_MODEL: site_figures(30.0 + k)} for k, s in enumerate(sites)}
-    (folder / "cross_site_val" / "cross_val_results.json").write_text(json.dumps(results))
-    for number, site in enumerate(sites):
-        with SummaryWriter(str(folder / "tb_events" / site)) as writer:
-            for step in (1, 2, 3):
-                writer.add_scalar("train/loss", 0.1 / step, step)
-            writer.add_image(f"test/{FINAL_MODEL}", comparison(number))
-    (workspace / "server" / "log.txt").write_text(LOG)
-    pool = new_message_size_pool("received_stream_sizes")
-    for size in (0.5, 1.5):
-        pool.record_value("server.simulate_job:stream:server_command:submit_update", size)
-    pools = {"received_stream_sizes": {"type": "hist", "pool": pool.to_dict()}}
-    (workspace / "server" / "pool_stats").mkdir()
-    (workspace / "server" / "pool_stats" / "simulator_cell_stats.json").write_text(json.dumps(pools))
-    return workspace
+from runs import CONFIGS, HOSTILE, LOG, SITES, TIMES, metrics, write_run
 
 
 @pytest.fixture
@@ -304,55 +220,6 @@ def test_another_task_than_super_resolution_is_shown_by_its_numbers(run):
     text = words(page(run))
     assert "acceleration 0.5" in text
     assert "MSCAN gains" in text
-
-
-lines = st.dictionaries(st.integers(0, 300), st.floats(-1e6, 1e6), min_size=1)
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.dictionaries(st.sampled_from(["a", "b", MEAN]), lines, min_size=1))
-def test_a_chart_keeps_order_and_stays_in_its_box(series):
-    drawn = chart("t", series)
-    assert [line.name for line in drawn.lines[-1:]] == ([MEAN] if MEAN in series else [drawn.lines[-1].name])
-    assert len(drawn.x_ticks) <= 11
-    for line in drawn.lines:
-        points = series[line.name]
-        assert len(line.dots) == len(points) == len(re.findall(r"[ML]", line.path))
-        assert sum(value != "\N{EN DASH}" for value in line.values) == len(points)
-        for x, y in line.dots:
-            assert drawn.left <= x <= drawn.right
-            assert drawn.top - 0.1 <= y <= drawn.bottom + 0.1
-        heights = dict(zip(sorted(points), [y for _, y in line.dots], strict=True))
-        ordered = sorted(points, key=lambda x: points[x])
-        assert all(heights[a] >= heights[b] for a, b in pairwise(ordered))
-
-
-def test_a_chart_without_finite_values_is_none_and_a_gap_breaks_the_line():
-    assert chart("t", {}) is chart("t", {"a": {0: float("nan")}}) is None
-    drawn = chart("t", {"a": {0: 1.0, 1: 2.0, 3: 4.0}, "b": {0: float("inf"), 2: 3.0}})
-    assert re.sub(r"[\d. ]", "", drawn.lines[0].path) == "MLM"
-
-
-def decode(uri: str) -> np.ndarray:
-    with urlopen(uri) as answer:  # a data URI, no request
-        return np.asarray(Image.open(BytesIO(answer.read())))
-
-
-def test_error_maps_are_the_absolute_difference_to_the_reference_on_one_scale():
-    images = {"a": comparison(1)[0], "b": comparison(2)[0]}
-    panels, scale = make_panels(images, "NET")
-    assert [tile.label for tile in panels[0].tiles] == ["low resolution", "zero-filled", "NET", "reference"]
-    for panel, image in zip(panels, images.values(), strict=True):
-        tiles = [np.rot90(tile).astype(float) for tile in np.split(image, 4, axis=1)]
-        assert (decode(panel.tiles[3].uri) == tiles[3]).all()
-        for drawn, tile in zip(panel.errors, tiles[1:3], strict=True):
-            expected = (np.abs(tile - tiles[3]) * (100 / 255)).clip(0, scale.end)
-            assert np.abs(decode(drawn.uri) * (scale.end / 255) - expected).max() <= scale.end / 255
-        left, top, side = panel.box
-        assert left >= 0 <= top
-        assert left + side <= panel.width
-        assert top + side <= panel.height
-    assert scale.stops[0] == (0, "#000004")
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,8 @@ from fedmr.report import read_figures, read_rounds
 from phantoms import write_site
 from simulator import render_tiny_job
 
+pytestmark = pytest.mark.e2e  # whole federations, in one process
+
 SITES = ("site-1", "site-2")
 ROUNDS = 2
 SGD = """

@@ -14,6 +14,8 @@ from fedmr.report import read_figures, read_rounds
 from phantoms import write_site
 from simulator import render_tiny_job
 
+pytestmark = pytest.mark.e2e  # whole federations, in one process
+
 SITES = ("site-1", "site-2")
 ROUNDS = 2
 SLICES = {"site-1": 3, "site-2": 6}  # one training patient, two

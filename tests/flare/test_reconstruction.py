@@ -18,6 +18,8 @@ from phantoms import write_site
 from simulator import ROOT, SITES
 from test_reconstruction import change_datalist, write_kspace_site
 
+pytestmark = pytest.mark.e2e  # whole federations, in one process
+
 TINY = """
 include required("unet_flmr.conf")
 name = tiny
