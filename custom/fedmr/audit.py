@@ -181,7 +181,13 @@ def audit(
 def _knowing_nothing(site: Site) -> Row:
     """The patch of another patient that is most like the private one."""
     private = site.patches(1)[0]
-    return best_match("nobody", "nothing", "", private, list(site.patches(_UNRELATED, site.others)[0].split(1)))
+    return best_match(
+        "nobody",
+        "nothing",
+        f"most like it of {_UNRELATED} others",
+        private,
+        list(site.patches(_UNRELATED, site.others)[0].split(1)),
+    )
 
 
 def _curious(site: Site, net: nn.Module, iterations: int, progress: Progress) -> Iterator[Row]:
