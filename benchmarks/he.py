@@ -227,18 +227,22 @@ def rounds() -> list[str]:
         folder = Path(temporary)
         data = write_hospitals(folder / "data")
         with consortium(folder, data, dict.fromkeys(("site-1", "site-2"), policy)) as poc:
-            for name, (job, packing) in JOBS.items():
-                if packing:
-                    continue
+            for name in ("plain", "packed", "FLARE's own HE"):
+                job, _ = JOBS[name]
                 rendered = render_tiny_job(folder / job, ROUNDS, job=job, overlay=overlay)
-                status, run = poc.run(rendered)
-                if status != "FINISHED:COMPLETED":
-                    raise RuntimeError(f"{job} ended as {status}")
-                seconds = statistics.median(round_seconds((run / "workspace" / "log.txt").read_text()))
+                seconds = statistics.median(round_seconds(log_of(poc, rendered)))
                 plain = plain or seconds
                 lines.append(f"| {name} | {seconds:.1f} | {seconds / plain:.2f} |")
                 print(lines[-1], flush=True)
     return lines
+
+
+def log_of(poc: Any, job: Path) -> str:
+    """The server's log of a job that runs as long as it takes."""
+    number = poc._answer("job", "submit", "-j", job)["job_id"]
+    poc.nvflare("job", "monitor", number, "--timeout", 1800, "--interval", 1, timeout=1900)
+    poc._answer("job", "download", number, "-o", poc.folder / "downloads")
+    return (poc.folder / "downloads" / number / "workspace" / "log.txt").read_text()
 
 
 def main() -> None:

@@ -74,12 +74,13 @@ class Key:
         Raises:
             ValueError: something is no ciphertext, or was made with another key.
         """
-        seal = _seal()
-        slots = np.empty((len(ciphertexts), DEGREE), dtype=np.int64)
-        for row, ciphertext in zip(slots, _from_bytes(ciphertexts), strict=True):
+        seal, loaded = _seal(), _from_bytes(ciphertexts)
+        # a wrong key leaves no ciphertext a budget; to look at one is enough, and takes as long as to decrypt it
+        if loaded and not self._decryptor.invariant_noise_budget(loaded[0]):
+            raise ValueError("it was encrypted with another key; use a context of the same provisioning")
+        slots = np.empty((len(loaded), DEGREE), dtype=np.int64)
+        for row, ciphertext in zip(slots, loaded, strict=True):
             plain = seal.api.Plaintext()
-            if not self._decryptor.invariant_noise_budget(ciphertext):
-                raise ValueError("it was encrypted with another key; use a context of the same provisioning")
             self._decryptor.decrypt(ciphertext, plain)
             row[:] = seal.encoder.decode_int64(plain)
         return slots.reshape(-1)
