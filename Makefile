@@ -13,7 +13,7 @@ STUDY ?= training
 DATA ?= data
 REAL_DATA ?= ../shared/data
 
-.PHONY: help setup demo poc study test check sim jobs bench bench-real clean
+.PHONY: help setup demo poc study test check sim jobs bench bench-he bench-real clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -64,6 +64,9 @@ jobs: setup  ## render jobs/ from app_configs/ and check them
 bench: setup  ## all benchmarks
 	$(MAKE) --no-print-directory bench-real JOB=mscan_fedavg
 	$(MAKE) --no-print-directory bench-real JOB=mscan_fedavg_x4
+
+bench-he: setup  ## bytes, seconds and memory of encrypted aggregation
+	$(BIN)/python benchmarks/he.py
 
 bench-real: setup  ## train JOB on the real scans in REAL_DATA, tables into benchmarks/results
 	$(BIN)/python benchmarks/real_scans.py $(REAL_DATA) --job $(JOB)

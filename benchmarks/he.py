@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from circumstances import ROOT, circumstances
+
+from fedmr.circumstances import ROOT, circumstances
 
 JOBS = {
     "plain": ("mscan_fedavg", {}),

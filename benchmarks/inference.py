@@ -19,10 +19,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import torch
-from circumstances import ROOT, circumstances
 from torch import Tensor, nn
 
 from fedmr.card import make_card
+from fedmr.circumstances import ROOT, circumstances
 from fedmr.config import Task
 from fedmr.infer import infer
 from fedmr.jobs import read_task

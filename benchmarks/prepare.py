@@ -13,8 +13,8 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from circumstances import ROOT, circumstances
 
+from fedmr.circumstances import ROOT, circumstances
 from fedmr.data import read_volume
 from fedmr.demo import load_anatomy, protocol, simulate_patient
 

@@ -21,13 +21,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from circumstances import ROOT, circumstances
 from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
 from nvflare.apis.fl_constant import ReservedKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.workspace import Workspace
 
 from fedmr.algorithms import make_trainer
+from fedmr.circumstances import ROOT, circumstances
 from fedmr.config import SuperResolutionTask, Task
 from fedmr.data import site_folders
 from fedmr.dp_sgd import PrivateTrainer

@@ -13,8 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from circumstances import ROOT, circumstances
-
+from fedmr.circumstances import ROOT, circumstances
 from fedmr.data import DATA_ROOT_VARIABLE
 from fedmr.jobs import read_num_rounds, read_task
 from fedmr.local import comparison_images
