@@ -52,9 +52,7 @@ def write(audit: Audit, out: Path) -> list[Path]:
     for row in audit.rows:
         texts = row.attacker, row.sent, row.protection, f"{row.psnr:.1f}", f"{row.ssim:.2f}"
         lines.append(f"| {' | '.join(texts)} | {'**yes**' if row.recognisable else 'no'} |")
-    files[1].write_text(
-        "\n".join(["# audit", "", *lines, "", *NOTES, "", membership_line(audit).capitalize() + ".", ""])
-    )
+    files[1].write_text("\n".join(["# audit", "", *lines, "", *NOTES, "", f"{membership_line(audit)}.", ""]))
     draw(audit.rows, files[2])
     return files
 
