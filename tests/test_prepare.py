@@ -118,9 +118,18 @@ prepare(Path(sys.argv[1]), site="a", out=Path(sys.argv[2]), options=Options(work
     assert tree(tmp_path / "whole") == tree(tmp_path / "data")
 
 
+@pytest.fixture
+def interruptible():
+    """Where a shell started the tests in the background, they and their children ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_is_one_line_and_loses_nothing(tmp_path):
     first = write(tmp_path / "source" / "0" / "T1w.nii.gz", phantom(0, (200, 200, 20)))
-    for n in range(1, 400):  # so many that a stalled machine is not through before the signal
+    for n in range(1, 150):  # so many that a stalled machine is not through before the signal
         (tmp_path / "source" / str(n)).mkdir()
         os.link(first, tmp_path / "source" / str(n) / first.name)
     command = [Path(sys.executable).parent / "fedmr", "prepare", tmp_path / "source", "--site", "a", "--out", tmp_path]
@@ -134,7 +143,7 @@ def test_ctrl_c_is_one_line_and_loses_nothing(tmp_path):
         error = run.stderr.read().decode()
     assert run.returncode == 1
     assert error == "error: interrupted; the same command goes on where it stopped\n"
-    assert 0 < len(list((tmp_path / "a" / "volumes").iterdir())) < 400
+    assert 0 < len(list((tmp_path / "a" / "volumes").iterdir())) < 150
     assert not (tmp_path / "a" / "datalist.json").exists()
 
 
