@@ -109,7 +109,7 @@ def audit(
     model: Annotated[
         Path | None, typer.Option(help="Trained on these data; by default the site trains one epoch.")
     ] = None,
-    iterations: Annotated[int, typer.Option(help="Of the curious server's attack.")] = 300,
+    iterations: Annotated[int, typer.Option(min=1, help="Of the curious server's attack.")] = 300,
     seed: Annotated[int, typer.Option(help="Which patches are attacked.")] = 0,
 ) -> None:
     """Attack a site's updates: which patches a server could rebuild from them, and behind which filter no longer."""
@@ -122,7 +122,7 @@ def audit(
     from fedmr.nets import build
 
     task = super_resolution_task(job)
-    net = load_model(model).net if model else None
+    net = load_model(model, job).net if model else None
     with Progress(*Progress.get_default_columns(), console=console, transient=True) as bar:
         line = bar.add_task("")
         result = attack(
