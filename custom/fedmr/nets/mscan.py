@@ -18,7 +18,7 @@ Scales = Literal["chain", "parallel", "single"]
 Start = Literal["torch", "he"]
 
 N_SCALES = 3  # receptive fields 3, 5 and 7
-FUSE_GAIN = 0.3  # of the start "he"; with 1 it trains more slowly (benchmarks/results/tuning_study.md)
+FUSE_GAIN = 0.3  # of the start "he"; from one run each with 1, 0.3 and 0.1 (benchmarks/results/tuning_study.md)
 
 
 def conv(inputs: int, outputs: int, kernel: int = 3) -> nn.Conv2d:
@@ -119,7 +119,7 @@ class MSCAN(nn.Module):
         reduction: squeeze factor of the attention.
         fuse_all: concatenate all block outputs before the last body layers, as MSRN does.
         start: initial weights of the convolutions before the last: "torch" draws them as torch does, and features lose
-            about half of their size with every convolution; "he" keeps it, and the network trains faster.
+            about half of their size with every convolution; "he" keeps it.
         grid: sampling grid of the global skip, "pixel0" for k-space truncation, "half" for bicubic.
     """
 
