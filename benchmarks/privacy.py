@@ -12,6 +12,7 @@ import contextlib
 import copy
 import json
 import logging
+import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
@@ -171,6 +173,26 @@ def write(results: dict[str, Any], facts: dict[str, str], target: Path) -> None:
     target.with_suffix(".md").write_text("\n".join(lines) + "\n")
 
 
+def draw(results: dict[str, Any], facts: dict[str, str], target: Path) -> None:
+    """TARGET.png: PSNR against epsilon, a curve per filter and clip, between no filter and no training."""
+    families: dict[str, list[tuple[float, float]]] = {}
+    for name, r in results.items():
+        if r["epsilon"]:
+            family = re.split(r", noise_| fraction", name)[0]
+            families.setdefault(family, []).append((r["epsilon"], r["psnr"]))
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    floor = float(facts["untrained network, i.e. interpolation"].removesuffix(" dB"))
+    axes.axhline(results["no filter"]["psnr"], color="black", label="no filter")
+    axes.axhline(floor, color="gray", linestyle="--", label="no training")
+    for family, points in families.items():
+        axes.plot(*zip(*sorted(points), strict=True), marker="o", label=family)
+    axes.set(xscale="log", xlabel="epsilon, delta 1e-5", ylabel=f"PSNR (dB) after {facts['rounds']} round(s)")
+    # what lies below is no image any more
+    axes.set_ylim(floor - 1, results["no filter"]["psnr"] + 0.3)
+    axes.legend(fontsize="small")
+    figure.savefig(target.with_suffix(".png"), dpi=120)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
@@ -199,6 +221,7 @@ def main() -> None:
             results[name] = federate(sites, initial, arguments.rounds, make())
             print(name, json.dumps(results[name]), flush=True)
     write(results, facts, arguments.out)
+    draw(results, facts, arguments.out)
 
 
 if __name__ == "__main__":
