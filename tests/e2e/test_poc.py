@@ -122,7 +122,7 @@ def test_a_killed_server_is_started_again_and_its_job_resumed(kits, job, uninter
         Admin(kits).registered()
     start(kits)
     admin = Admin(kits)
-    assert admin.jobs()[-1] | {"job_id": number, "status": INTERRUPTED} == admin.jobs()[-1]
+    assert (admin.jobs()[-1]["job_id"], admin.jobs()[-1]["status"]) == (number, INTERRUPTED)
     again = admin.submit(resumed_job(find_run(kits, number), tmp_path))
     assert wait(admin, again) == COMPLETED
     assert same(admin.download(again, tmp_path) / "workspace", uninterrupted)
@@ -203,7 +203,8 @@ def _read(file: Path) -> str:
     return file.read_text(errors="replace") if file.is_file() else ""
 
 
-def test_a_site_that_forbids_code_runs_the_job_without_and_refuses_it_with(kits, job, hospitals, tmp_path):
+def test_a_site_that_forbids_code_runs_the_job_without_and_refuses_it_with(kits, hospitals, tmp_path):
+    job = render_tiny_job(tmp_path, 1)
     stop(kits)
     for name in (kits.server["name"], *TWO):
         fill_kit(kits.folder / name, data=hospitals if name in TWO else None, forbid_code=True)
