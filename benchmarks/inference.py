@@ -29,7 +29,7 @@ from fedmr.jobs import read_task
 from fedmr.models import Model, load_model, save_model
 from fedmr.nets import build
 from fedmr.super_resolution import super_resolve
-from fedmr.tiles import SliceNetwork
+from fedmr.tiles import BATCH_PIXELS, SliceNetwork
 
 SIDE = 256
 TURN = 4  # slices per turn
@@ -47,13 +47,17 @@ def ways(model: Model, device: str) -> dict[str, Way]:
     def loop(low: Tensor) -> Tensor:
         return torch.cat([plain(part[None, None].to(device)).cpu()[0] for part in low]).clamp_min(0)
 
+    def batched(network: SliceNetwork) -> Way:
+        """In the batches of `infer_volume.SuperResolver`."""
+        return lambda low: torch.cat([network(part) for part in low.split(max(1, BATCH_PIXELS // low[0].numel()))])
+
     fast = SliceNetwork(net, scale, exact=False)
     return {
         "plain loop over slices": loop,
         "`training.super_resolve` (evaluation)": lambda low: super_resolve(net, low, (scale * SIDE, scale * SIDE)),
-        "`fedmr infer`, 32 bits": SliceNetwork(net, scale),
-        f"`fedmr infer --fast`, {'16-bit convolutions' if fast.fast else '32 bits: no 16-bit hardware'}": fast,
-        "`fedmr infer --tile 128`, 32 bits": SliceNetwork(net, scale, tile=128),
+        "`fedmr infer`, 32 bits": batched(SliceNetwork(net, scale)),
+        f"`fedmr infer --fast`, {'16-bit convolutions' if fast.fast else '32 bits: no 16-bit hardware'}": batched(fast),
+        "`fedmr infer --tile 128`, 32 bits": batched(SliceNetwork(net, scale, tile=128)),
     }
 
 
