@@ -62,6 +62,7 @@ def test_torchscript_is_the_network_for_slices_of_any_number_and_size(degradatio
     assert "Device" not in str(scripted.inlined_graph)  # else it would run on the CPU only
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(("degradation", "scale"), TASKS)
 def test_onnx_is_the_network_for_slices_of_any_number_and_size(degradation, scale):
     import onnx

@@ -126,6 +126,7 @@ def interruptible():
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.e2e
 @pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_is_one_line_and_loses_nothing(tmp_path):
     first = write(tmp_path / "source" / "0" / "T1w.nii.gz", phantom(0, (200, 200, 20)))
@@ -335,6 +336,7 @@ def test_a_full_disk_stops_the_run_which_goes_on_when_there_is_room(source, tmp_
     assert (outcome.kept, len(outcome.volumes)) == (done, 8)
 
 
+@pytest.mark.e2e
 def test_the_command_counts_good_and_bad_and_its_exit_code_tells(source, tmp_path):
     command = [Path(sys.executable).parent / "fedmr", "prepare", source, "--site", "a", "--out", tmp_path / "data"]
 

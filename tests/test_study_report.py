@@ -148,6 +148,7 @@ def test_rounds_are_changed_to_take_as_long_as_the_baseline_and_are_measured_onc
     assert equalise(study(), tmp_path, data=data, say=said.append) == study()
 
 
+@pytest.mark.e2e
 def test_the_time_of_a_round_is_measured_on_the_sites_own_data(study, data, tmp_path):
     said = []
     changed = equalise(study("seconds"), tmp_path, data=data, say=said.append)

@@ -27,6 +27,7 @@ def same(a, b):
     return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
 
+@pytest.mark.e2e
 def test_training_improves_on_the_interpolation(volumes, train, task):
     network = task.network | {"channels": 16, "blocks": 2}
     task = dataclasses.replace(task, network=network, patches_per_slice=16, learning_rate=3e-3)

@@ -55,6 +55,7 @@ def test_a_task_that_cannot_run_fails_with_the_learners_reason(site, task, chang
         take_steps(site, replace(task, **changes))
 
 
+@pytest.mark.e2e
 def test_a_process_of_its_own_finds_the_same_and_leaves_this_one_alone(site, task, tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     (tmp_path / "tmp").mkdir()
