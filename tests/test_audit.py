@@ -13,6 +13,8 @@ from fedmr.flare.protections import protections
 from fedmr.privacy import gaussian_mechanism
 from phantoms import write_site
 
+pytestmark = pytest.mark.e2e  # whole attacks
+
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory) -> Audit:

@@ -128,6 +128,7 @@ def test_jobs_at_the_same_time_lose_no_release(tmp_path):
 STEPS = (1.5, 0.2, 20)
 
 
+@pytest.mark.e2e
 def test_a_round_of_dp_sgd_costs_what_opacus_says_for_its_steps(budget, tmp_path):
     accountant = RDPAccountant()
     for number in (1, 2, 3):

@@ -172,6 +172,7 @@ def test_a_gradient_that_is_not_finite_ends_the_training(start):
         trainer.step([(low, high * math.nan)])
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("local_epochs", [1, 3])
 def test_epsilon_is_opacus_own_after_every_step(local_epochs, start, task):
     trainer = start(units_per_step=2, noise_multiplier=1.5)
@@ -187,6 +188,7 @@ def test_epsilon_is_opacus_own_after_every_step(local_epochs, start, task):
         assert len(trainer.spent) == number
 
 
+@pytest.mark.e2e
 def test_the_round_that_would_exceed_the_budget_is_not_trained(start):
     budget = start().epsilon(2)
     trainer = start(max_epsilon=budget)
@@ -198,6 +200,7 @@ def test_the_round_that_would_exceed_the_budget_is_not_trained(start):
     assert trainer.epsilon() == budget
 
 
+@pytest.mark.e2e
 def test_a_resumed_training_has_spent_what_an_uninterrupted_one_has(start):
     straight, interrupted = start(), start()
     for _ in range(3):

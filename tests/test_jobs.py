@@ -22,6 +22,7 @@ def copies(tmp_path):
     return tmp_path / "app_configs", tmp_path / "jobs"
 
 
+@pytest.mark.e2e
 def test_committed_jobs_are_what_their_sources_render():
     assert {"federated_stats", "mscan_fedavg", "mscan_fedavg_x4"} <= set(job_names(CONFIGS))
     assert check(CONFIGS, JOBS) == []

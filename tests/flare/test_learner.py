@@ -222,6 +222,7 @@ def private(**changes):
     return SETTINGS | {"noise_multiplier": 1.0, "max_epsilon": 1e3} | changes
 
 
+@pytest.mark.e2e
 def test_a_site_whose_budget_is_spent_trains_no_more_and_still_tests(site, task, start, fl_ctx, caplog):
     learner, writer = start(dp_sgd=private())
     for number in range(2):
