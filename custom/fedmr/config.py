@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from fedmr.dp_settings import DpSgd
 from fedmr.masks import make_mask
 from fedmr.physics import GRID_OF, Degradation, Grid
+from fedmr.privacy import refuse_unknown
 
 # What a site does beside plain training, with its parameters; made by `fedmr.algorithms.make_trainer`.
 ALGORITHMS = {"fedavg": (), "fedprox": ("mu",), "scaffold": (), "ditto": ("strength",), "local": ()}
@@ -103,10 +104,7 @@ class Task(ABC):
             ValueError: naming the offending entry.
         """
         kind = ReconstructionTask if "mask" in values else SuperResolutionTask
-        known = {f.name for f in fields(kind)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ValueError(f"task: {', '.join(unknown)} is unknown; known are {', '.join(sorted(known))}")
+        refuse_unknown("task", values, sorted(f.name for f in fields(kind)))
         if "network" not in values:
             raise ValueError("task: network is missing")
         return kind(**values)

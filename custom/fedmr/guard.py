@@ -17,6 +17,8 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
+from fedmr.privacy import refuse_unknown
+
 REJECTIONS = "guard.jsonl"  # in the server's run folder
 
 # What an optimiser moves a value by in a step at most, in learning rates: RMSprop with torch's alpha 10, i.e.
@@ -63,10 +65,7 @@ class Limits:
         Raises:
             ValueError: naming the offending entry.
         """
-        known = [f.name for f in fields(cls)]
-        unknown = sorted(set(values) - set(known))
-        if unknown:
-            raise ValueError(f"guard: {', '.join(unknown)} is unknown; known are {', '.join(known)}")
+        refuse_unknown("guard", values, [f.name for f in fields(cls)])
         if "learning_rate" not in values:
             raise ValueError("guard: learning_rate is missing; give the task's")
         return cls(**values)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fedmr import bfv
 from fedmr.bfv import DEGREE, MOST_TERMS, PLAIN_MODULUS, Key, Slots
-from fedmr.privacy import UnsafeError, Vector, require
+from fedmr.privacy import UnsafeError, Vector, refuse_unknown, require
 
 ALGORITHM = "BFV"
 CIPHERTEXTS, HEADER = "ciphertexts", "fedmr_packed"  # keys in messages and model files
@@ -61,10 +61,7 @@ class Packing:
         Raises:
             ValueError: naming the offending entry.
         """
-        known = [f.name for f in fields(cls)]
-        unknown = sorted(set(values) - set(known))
-        if unknown:
-            raise ValueError(f"packing: {', '.join(unknown)} is unknown; known are {', '.join(known)}")
+        refuse_unknown("packing", values, [f.name for f in fields(cls)])
         return cls(**values)
 
     @property

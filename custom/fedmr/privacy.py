@@ -10,7 +10,7 @@ site's data is 2C. Adding or removing a site, sensitivity C, would say less: the
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,16 @@ def require(name: str, value: object, low: float, high: float = math.inf) -> flo
     if not number or not low < float(value) <= high or math.isinf(float(value)):  # type: ignore[arg-type]
         raise ValueError(f"{name} is {value!r}; it must be a number above {low:g}" + _at_most(high))
     return float(value)  # type: ignore[arg-type]
+
+
+def refuse_unknown(what: str, values: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Refuse a config with other entries than the known ones.
+
+    Raises:
+        ValueError: naming them.
+    """
+    if unknown := sorted(set(values) - set(known)):
+        raise ValueError(f"{what}: {', '.join(unknown)} is unknown; known are {', '.join(known)}")
 
 
 def to_vector(update: Mapping[str, Any]) -> Vector:

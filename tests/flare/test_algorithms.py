@@ -21,7 +21,6 @@ from fedmr.models import load_model
 from fedmr.nets import build
 from fedmr.pool import pool
 from fedmr.report import read_figures, read_rounds
-from phantoms import write_site
 from simulator import render_tiny_job
 
 pytestmark = pytest.mark.e2e  # whole federations, in one process
@@ -32,15 +31,6 @@ SGD = """
 server_step.args.optimizer_args = null
 server_step.args.optimizer_args { path = torch.optim.SGD, args { lr = 1.0 }, config_type = dict }
 """
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """Two sites that take a different number of steps."""
-    root = tmp_path_factory.mktemp("data")
-    for number, site in enumerate(SITES, start=1):
-        write_site(root, site, seed=number, patients=2 + number, shape=(40, 40, 3))
-    return root
 
 
 @pytest.fixture(scope="module")

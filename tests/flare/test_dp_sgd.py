@@ -11,7 +11,6 @@ from federation import federate
 from fedmr.budget import BUDGET_FILE
 from fedmr.flare.learner import STATE_FILE
 from fedmr.report import read_figures, read_rounds
-from phantoms import write_site
 from simulator import render_tiny_job
 
 pytestmark = pytest.mark.e2e  # whole federations, in one process
@@ -20,14 +19,6 @@ SITES = ("site-1", "site-2")
 ROUNDS = 2
 SLICES = {"site-1": 3, "site-2": 6}  # one training patient, two
 OVERLAY = "task.dp_sgd { units_per_step = 1.5, patches_per_unit = 2, noise_multiplier = 1.2, max_epsilon = %s }"
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    root = tmp_path_factory.mktemp("data")
-    for number, site in enumerate(SITES, start=1):
-        write_site(root, site, seed=number, patients=2 + number, shape=(40, 40, 3))
-    return root
 
 
 @pytest.fixture(scope="module")

@@ -4,14 +4,11 @@ import json
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TaskID
-
-if TYPE_CHECKING:  # imports torch
-    pass
 
 console = Console()
 

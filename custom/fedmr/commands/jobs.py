@@ -1,13 +1,10 @@
 """`fedmr jobs`: job folders."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
-
-if TYPE_CHECKING:  # imports torch
-    pass
 
 app = typer.Typer(no_args_is_help=True, help="Render, check and bundle the FLARE job folders.")
 console = Console()

@@ -1,15 +1,12 @@
 """Commands for a trained model."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import MofNCompleteColumn, Progress
-
-if TYPE_CHECKING:  # imports torch
-    pass
 
 console = Console()
 
