@@ -33,7 +33,14 @@ class Consortium:
 
     def run(self, job: Path) -> tuple[str, Path]:
         """Submit a job and wait for its end: its status and the downloaded folder, which bears the job's id."""
-        number = self._answer("job", "submit", "-j", job)["job_id"]
+        return self.result(self.submit(job))
+
+    def submit(self, job: Path) -> str:
+        """Submit a job: its id."""
+        return str(self._answer("job", "submit", "-j", job)["job_id"])
+
+    def result(self, number: str) -> tuple[str, Path]:
+        """Wait for the end of a job: its status and the downloaded folder."""
         self.nvflare("job", "monitor", number, "--timeout", 200, "--interval", 1)
         status = self._answer("job", "meta", number)["status"]
         self._answer("job", "download", number, "-o", self.folder / "downloads")

@@ -2,12 +2,15 @@
 
 import subprocess
 import sys
+import time
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from fedmr.consortium.resume import resumed_job
 from fedmr.models import load_model
 from fedmr.report import read_figures
 from poc import Consortium, consortium
@@ -26,13 +29,18 @@ def poc(tmp_path_factory, hospitals):
 
 
 @pytest.fixture(scope="module")
-def run_of(poc, tmp_path_factory):
+def job(tmp_path_factory):
+    return cache(lambda name: render_tiny_job(tmp_path_factory.mktemp(name), job=name))
+
+
+@pytest.fixture(scope="module")
+def run_of(poc, job):
     """Downloaded folder of a finished job, run once."""
     runs: dict[str, Path] = {}
 
     def run(name: str) -> Path:
         if name not in runs:
-            status, folder = poc.run(render_tiny_job(tmp_path_factory.mktemp(name), job=name))
+            status, folder = poc.run(job(name))
             assert status == "FINISHED:COMPLETED"
             runs[name] = folder
         return runs[name]
@@ -82,3 +90,24 @@ def test_the_server_has_no_weight_that_it_could_read(name, run_of, poc, tmp_path
     for file in ("FL_global_model.pt", "best_FL_global_model.pt"):
         with pytest.raises(ValueError, match="is encrypted"):
             load_model(run_of(name) / "workspace" / "app_server" / file)
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_an_aborted_run_resumes_to_the_weights_of_one_that_was_not(name, run_of, job, poc, tmp_path):
+    number = poc.submit(job(name))
+    server_log, end = poc.kits / "localhost" / number / "log.txt", time.monotonic() + 180
+    while not (server_log.is_file() and "Round 0 finished" in server_log.read_text()):
+        assert time.monotonic() < end, "the first round did not end"
+        time.sleep(0.2)
+    poc.nvflare("job", "abort", number, "--force")
+    status, aborted = poc.result(number)
+    assert status == "FINISHED:ABORTED"
+    rest = resumed_job(aborted, tmp_path)
+    assert (rest / "app" / "custom" / "FL_global_model.pt").stat().st_size > 0
+    status, resumed = poc.run(rest)
+    assert status == "FINISHED:COMPLETED"
+    for run, out in ((resumed, "resumed.pt"), (run_of(name), "whole.pt")):
+        result = decrypt(run, context(poc), tmp_path / out)
+        assert result.returncode == 0, result.stderr
+    weights, expected = (load_model(tmp_path / out).net.state_dict() for out in ("resumed.pt", "whole.pt"))
+    assert max(float((weights[n] - expected[n]).abs().max()) for n in expected) <= 1e-6

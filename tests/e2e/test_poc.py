@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from federation import federate
-from fedmr.consortium.admin import COMPLETED, FINISHED, INTERRUPTED, Admin
+from fedmr.consortium.admin import COMPLETED, INTERRUPTED, Admin
 from fedmr.consortium.kits import ConsortiumError, Kits, environment, fill_kit, provision, tool
 from fedmr.consortium.processes import processes, start, stop
 from fedmr.consortium.resume import find_run, resumed_job
@@ -71,11 +71,6 @@ def until(condition, what: str) -> None:
         time.sleep(0.2)
 
 
-def wait(admin: Admin, number: str) -> str:
-    until(lambda: admin.status(number).startswith(FINISHED), f"the end of {number}")
-    return admin.status(number)
-
-
 def log(kits: Kits, name: str, number: str) -> str:
     file = kits.folder / name / number / "log.txt"
     return file.read_text() if file.is_file() else ""
@@ -105,7 +100,7 @@ def test_a_job_gives_the_weights_of_the_same_job_in_one_process(kits, job, unint
     number = admin.submit(job)
     with pytest.raises(ConsortiumError, match=f"is under way as {number}"):
         admin.submit(job)
-    assert wait(admin, number) == COMPLETED
+    assert admin.wait(number) == COMPLETED
     run = admin.download(number, tmp_path)
     assert set(read_figures(run)["sites"]) == set(TWO)
     assert same(run / "workspace", uninterrupted)
@@ -124,7 +119,7 @@ def test_a_killed_server_is_started_again_and_its_job_resumed(kits, job, uninter
     admin = Admin(kits)
     assert (admin.jobs()[-1]["job_id"], admin.jobs()[-1]["status"]) == (number, INTERRUPTED)
     again = admin.submit(resumed_job(find_run(kits, number), tmp_path))
-    assert wait(admin, again) == COMPLETED
+    assert admin.wait(again) == COMPLETED
     assert same(admin.download(again, tmp_path) / "workspace", uninterrupted)
 
 
@@ -133,11 +128,11 @@ def test_a_killed_site_ends_the_job_which_keeps_its_model_and_resumes(kits, job,
     number = admin.submit(job)
     wait_for_round(kits, number, 2)
     job_process(kits, TWO[1]).kill()
-    assert wait(admin, number) == "FINISHED:EXECUTION_EXCEPTION"
+    assert admin.wait(number) == "FINISHED:EXECUTION_EXCEPTION"
     run = admin.download(number, tmp_path)
     assert all(torch.isfinite(torch.as_tensor(value)).all() for value in weights(run / "workspace").values())
     again = admin.submit(resumed_job(run, tmp_path))
-    assert wait(admin, again) == COMPLETED
+    assert admin.wait(again) == COMPLETED
     assert same(admin.download(again, tmp_path) / "workspace", uninterrupted)
 
 
@@ -146,7 +141,7 @@ def test_an_aborted_job_keeps_its_model(kits, job, tmp_path):
     number = admin.submit(job)
     wait_for_round(kits, number, 0)
     admin.call("job", "abort", number, "--force")
-    assert wait(admin, number) == "FINISHED:ABORTED"
+    assert admin.wait(number) == "FINISHED:ABORTED"
     assert weights(admin.download(number, tmp_path) / "workspace")
     until(lambda: all(len(processes(kits.folder / name)) == 2 for name in TWO), "the end of the job's processes")
 
@@ -160,7 +155,7 @@ def test_a_site_that_never_answers_is_left_out_when_the_time_is_up(kits, tmp_pat
     silent.send_signal(signal.SIGSTOP)
     wait_for_round(kits, number, 1)
     silent.send_signal(signal.SIGCONT)
-    assert wait(admin, number) == COMPLETED
+    assert admin.wait(number) == COMPLETED
     text = (admin.download(number, tmp_path) / "workspace" / "log.txt").read_text()
     assert f"Contribution from {TWO[0]} ACCEPTED by the aggregator at round 1" in text
     assert f"Contribution from {TWO[1]} ACCEPTED by the aggregator at round 1" not in text
@@ -173,7 +168,7 @@ def test_a_full_disk_at_the_server_ends_the_job_with_a_message(kits, job, tmp_pa
     # the kernel lets no file of this process grow beyond the size of its log: as a full disk, but only for this job
     size = 2 * (kits.folder / kits.server["name"] / number / "log.txt").stat().st_size
     psutil.Process(job_process(kits, kits.server["name"]).pid).rlimit(psutil.RLIMIT_FSIZE, (size, size))
-    assert wait(admin, number).startswith("FINISHED:EXECUTION_EXCEPTION")
+    assert admin.wait(number).startswith("FINISHED:EXECUTION_EXCEPTION")
 
 
 def test_who_may_not_submit_is_told_so(kits, job):
@@ -213,7 +208,7 @@ def test_a_site_that_forbids_code_runs_the_job_without_and_refuses_it_with(kits,
     with_code = bundle(job, tmp_path / "with")
     assert (with_code / "app" / "custom" / "fedmr" / "training.py").is_file()
     number = admin.submit(with_code)
-    assert wait(admin, number) == "FINISHED:FAILED_TO_RUN"
+    assert admin.wait(number) == "FINISHED:FAILED_TO_RUN"
     assert "`fedmr jobs bundle --no-code`" in admin.reason(number)
     number = admin.submit(bundle(job, tmp_path / "without", code=False))
-    assert wait(admin, number) == COMPLETED
+    assert admin.wait(number) == COMPLETED

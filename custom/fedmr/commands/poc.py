@@ -1,6 +1,5 @@
 """`fedmr poc`: a provisioned federation on this machine."""
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -109,12 +108,10 @@ def _wait(session: "Admin", number: str) -> None:
     Raises:
         typer.Exit: with code 4 if it failed.
     """
-    from fedmr.consortium.admin import COMPLETED, FINISHED
+    from fedmr.consortium.admin import COMPLETED
 
-    with console.status("") as line:
-        while not (status := session.status(number)).startswith(FINISHED):
-            line.update(status)
-            time.sleep(2)
+    with console.status("the job runs"):
+        status = session.wait(number)
     console.print(status)
     if status != COMPLETED:
         console.print(session.reason(number))

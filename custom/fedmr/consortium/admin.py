@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from fedmr.consortium.kits import ConsortiumError, Kits, environment, tool
 
 # FLARE's names of the ends of a job begin so; the one that succeeded is the first
 COMPLETED, FINISHED = "FINISHED:COMPLETED", "FINISHED"
+_MONITORED = 600  # seconds of a login that waits
 # FLARE calls a job that died with its server RUNNING for ever
 INTERRUPTED = "INTERRUPTED"
 
@@ -69,6 +71,18 @@ class Admin:
     def status(self, job_id: str) -> str:
         """FLARE's name of the state of a job."""
         return str(self.call("job", "meta", job_id)["status"])
+
+    def wait(self, job_id: str) -> str:
+        """Wait for the end of a job and return its state.
+
+        Raises:
+            ConsortiumError: the server does not answer any more.
+        """
+        while not (status := self.status(job_id)).startswith(FINISHED):
+            # FLARE answers with an error also if the job fails, or if the time or the login is over
+            with suppress(ConsortiumError):
+                self.call("job", "monitor", job_id, "--timeout", _MONITORED, "--interval", 1, timeout=2 * _MONITORED)
+        return status
 
     def reason(self, job_id: str) -> str:
         """Why a job was not run, by server and sites; empty if it was."""
