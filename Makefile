@@ -8,7 +8,8 @@ SITES ?= 4
 THREADS ?= $(SITES)
 PATIENTS ?= 6
 RUN ?= runs/$(JOB)
-POC_JOB ?= mscan_fedavg_he_packed
+POC ?= runs/poc
+POC_JOB ?= jobs/mscan_fedavg_he_packed
 STUDY ?= training
 DATA ?= data
 REAL_DATA ?= ../shared/data
@@ -36,12 +37,12 @@ sim: setup  ## run JOB on the sites in data/ (or FEDMR_DATA_ROOT): table and pic
 	$(BIN)/fedmr report $(RUN) --json $(RUN)/figures.json --picture $(RUN)/comparison.png
 
 poc: setup  ## the same over TLS: provision, start, submit POC_JOB, collect, report, stop
-	test -d data || $(BIN)/fedmr demo-data data --sites $(SITES) --patients $(PATIENTS)
-	$(BIN)/fedmr poc provision --workspace runs/poc --data data
-	trap '$(BIN)/fedmr poc stop --workspace runs/poc' EXIT; \
-	$(BIN)/fedmr poc start --workspace runs/poc; \
-	$(BIN)/fedmr poc submit jobs/$(POC_JOB) --workspace runs/poc --wait; \
-	$(BIN)/fedmr report "$$($(BIN)/fedmr poc collect --workspace runs/poc --out runs/collected)"
+	test -d $(DATA) || $(BIN)/fedmr demo-data $(DATA) --sites $(SITES) --patients $(PATIENTS)
+	$(BIN)/fedmr poc provision --workspace $(POC) --data $(DATA)
+	trap '$(BIN)/fedmr poc stop --workspace $(POC)' EXIT; \
+	$(BIN)/fedmr poc start --workspace $(POC); \
+	$(BIN)/fedmr poc submit $(POC_JOB) --workspace $(POC) --wait; \
+	$(BIN)/fedmr report "$$($(BIN)/fedmr poc collect --workspace $(POC) --out $(POC)/collected)"
 
 study: setup  ## run benchmarks/studies/STUDY.yaml on DATA, resumed if interrupted; tables in runs/studies/STUDY/report
 	$(BIN)/fedmr study benchmarks/studies/$(STUDY).yaml --data $(DATA) --out runs/studies/$(STUDY)
