@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from fedmr.consortium.processes import processes
 from fedmr.consortium.resume import resumed_job
 from fedmr.models import load_model
 from fedmr.report import read_figures
@@ -98,8 +99,13 @@ def test_an_aborted_run_resumes_to_the_weights_of_one_that_was_not(name, run_of,
     server_log, end = poc.kits / "localhost" / number / "log.txt", time.monotonic() + 180
     while not (server_log.is_file() and "Round 0 finished" in server_log.read_text()):
         assert time.monotonic() < end, "the first round did not end"
-        time.sleep(0.2)
+        time.sleep(0.1)
+    (worker,) = (
+        p for p in processes(poc.kits / TWO[0]) if "nvflare.private.fed.app.client.worker_process" in p.cmdline()
+    )
+    worker.suspend()  # else the rounds are over before FLARE aborts them
     poc.nvflare("job", "abort", number, "--force")
+    worker.resume()
     status, aborted = poc.result(number)
     assert status == "FINISHED:ABORTED"
     rest = resumed_job(aborted, tmp_path)

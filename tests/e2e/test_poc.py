@@ -1,9 +1,13 @@
 """A real federation, a server and two sites over TLS, driven and damaged as operators do."""
 
+import os
+import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +18,7 @@ import yaml
 
 from federation import federate
 from fedmr.consortium.admin import COMPLETED, INTERRUPTED, Admin
-from fedmr.consortium.kits import ConsortiumError, Kits, environment, fill_kit, provision, tool
+from fedmr.consortium.kits import ConsortiumError, Kits, environment, fill_kit, open_kits, provision, tool
 from fedmr.consortium.processes import processes, start, stop
 from fedmr.consortium.resume import find_run, resumed_job
 from fedmr.job_bundle import bundle
@@ -87,6 +91,12 @@ def job_process(kits: Kits, name: str) -> psutil.Process:
     return found
 
 
+def logins(command: str) -> list[psutil.Process]:
+    """Processes in which an admin of this test is logged in for `nvflare job COMMAND`."""
+    found = psutil.process_iter(["ppid", "cmdline"])
+    return [p for p in found if p.info["ppid"] == os.getpid() and command in (p.info["cmdline"] or [])]
+
+
 def same(run: Path, expected: dict[str, torch.Tensor]) -> bool:
     return all(
         torch.allclose(torch.as_tensor(weights(run)[k]), torch.as_tensor(v), atol=1e-6) for k, v in expected.items()
@@ -100,12 +110,31 @@ def test_a_job_gives_the_weights_of_the_same_job_in_one_process(kits, job, unint
     number = admin.submit(job)
     with pytest.raises(ConsortiumError, match=f"is under way as {number}"):
         admin.submit(job)
-    assert admin.wait(number) == COMPLETED
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(admin.wait, number)
+        until(lambda: logins("monitor"), "the login")
+        logins("monitor")[0].kill()  # it ends, as an expired one does
+        assert waiting.result() == COMPLETED
     run = admin.download(number, tmp_path)
     assert set(read_figures(run)["sites"]) == set(TWO)
     assert same(run / "workspace", uninterrupted)
     with pytest.raises(ConsortiumError, match=f"has all its {ROUNDS} rounds"):
         resumed_job(run, tmp_path / "again")
+
+
+def test_make_poc_goes_from_provisioning_to_the_table_and_leaves_nothing_running(hospitals, tmp_path):
+    """As its readers type it, but a small job and scans."""
+    job = render_tiny_job(tmp_path, 2, job="mscan_fedavg_he_packed")
+    variables = {"BIN": Path(sys.executable).parent, "POC": tmp_path / "w", "POC_JOB": job, "DATA": hospitals}
+    command = ["make", "--old-file=setup", "poc", *(f"{name}={value}" for name, value in variables.items())]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    assert COMPLETED in result.stdout
+    (run,) = (tmp_path / "w" / "collected").iterdir()
+    for site, figures in read_figures(run)["sites"].items():
+        assert re.search(rf"{site} .*{figures['model']['psnr']:.2f}", result.stdout)
+    assert set(read_figures(run)["sites"]) == set(SITES)
+    assert not [p for kit in open_kits(tmp_path / "w").folder.iterdir() for p in processes(kit)]
 
 
 def test_a_killed_server_is_started_again_and_its_job_resumed(kits, job, uninterrupted, tmp_path):
@@ -161,14 +190,16 @@ def test_a_site_that_never_answers_is_left_out_when_the_time_is_up(kits, tmp_pat
     assert f"Contribution from {TWO[1]} ACCEPTED by the aggregator at round 1" not in text
 
 
-def test_a_full_disk_at_the_server_ends_the_job_with_a_message(kits, job, tmp_path):
+def test_a_full_disk_at_the_server_ends_the_job_which_keeps_its_model_and_says_why(kits, job, tmp_path):
     admin = Admin(kits)
     number = admin.submit(job)
-    until(lambda: "Round 0 started" in log(kits, kits.server["name"], number), "the first round")
-    # the kernel lets no file of this process grow beyond the size of its log: as a full disk, but only for this job
-    size = 2 * (kits.folder / kits.server["name"] / number / "log.txt").stat().st_size
+    wait_for_round(kits, number, 0)
+    # the kernel lets no file of this process grow as large as its model: as a full disk, but only for this job
+    size = (kits.folder / kits.server["name"] / number / "app_server" / "FL_global_model.pt").stat().st_size - 1
     psutil.Process(job_process(kits, kits.server["name"]).pid).rlimit(psutil.RLIMIT_FSIZE, (size, size))
-    assert admin.wait(number).startswith("FINISHED:EXECUTION_EXCEPTION")
+    assert admin.wait(number) == "FINISHED:EXECUTION_EXCEPTION"
+    assert "File too large" in log(kits, kits.server["name"], number)
+    assert weights(admin.download(number, tmp_path) / "workspace")
 
 
 def test_who_may_not_submit_is_told_so(kits, job):
