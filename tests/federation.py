@@ -15,8 +15,9 @@ import pytest
 from nvflare.apis.client import Client
 from nvflare.apis.controller_spec import ClientTask
 from nvflare.apis.event_type import EventType
-from nvflare.apis.fl_constant import FLContextKey, ReservedKey
+from nvflare.apis.fl_constant import FLContextKey, ReservedKey, ReturnCode
 from nvflare.apis.fl_context import FLContextManager
+from nvflare.apis.shareable import make_reply
 from nvflare.apis.signal import Signal
 from nvflare.apis.utils.decomposers import flare_decomposers
 from nvflare.apis.wf_comm_spec import WFCommSpec
@@ -99,6 +100,7 @@ class Federation:
     home: Path
     server: Engine
     sites: dict[str, Engine] = field(default_factory=dict)
+    messages: list[tuple[str, str, bytes, bytes]] = field(default_factory=list)  # site, task, what it gets and sends
     up: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     down: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     records: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
@@ -109,21 +111,30 @@ class Federation:
 
 
 class Courier(WFCommSpec):
-    """Takes a task to one site after the other, at once."""
+    """Takes a task to one site after the other, at once.
 
-    def __init__(self, federation: Federation, config: dict[str, Any], restart: bool):
-        self.federation, self.config, self.restart = federation, config, restart
+    `late` is asked, by site and task, whether a reply comes only after the task that follows.
+    """
+
+    def __init__(self, federation: Federation, config: dict[str, Any], restart: bool, late):
+        self.federation, self.config, self.restart, self.late = federation, config, restart, late
+        self._waiting: list[tuple[Client, str, Any]] = []
 
     def broadcast(self, task, fl_ctx, targets=None, min_responses=1, wait_time_after_min_received=0):
-        federation = self.federation
-        for client in federation.server.clients:
+        federation, waiting = self.federation, self._waiting
+        self._waiting = []
+        for client in [c for c in federation.server.clients if targets is None or c.name in targets]:
             context, client_task = federation.server.new_context(), ClientTask(client, task)
             if task.before_task_sent_cb:
                 task.before_task_sent_cb(client_task, context)
             message = fobs.dumps(client_task.task.data)
             reply = fobs.dumps(self._execute(client.name, task.name, fobs.loads(message)))
+            federation.messages.append((client.name, task.name, message, reply))
             federation.down[task.name] += len(message)
             federation.up[task.name] += len(reply)
+            if self.late(client.name, task.name):
+                self._waiting.append((client, task.name, fobs.loads(reply)))
+                continue
             client_task.result = fobs.loads(reply)
             client_task.result.set_cookie_jar(client_task.task.data.get_cookie_jar())
             client_task.result.set_peer_props({ReservedKey.IDENTITY_NAME: client.name})
@@ -131,9 +142,14 @@ class Courier(WFCommSpec):
             peer.set_prop(FLContextKey.SHAREABLE, client_task.result)
             context.set_peer_context(peer)
             task.result_received_cb(client_task, context)
+        for client, name, reply in waiting:
+            self.controller.process_result_of_unknown_task(client, name, "", reply, federation.server.new_context())
 
-    def broadcast_and_wait(self, task, fl_ctx, *arguments):
-        self.broadcast(task, fl_ctx)
+    def broadcast_and_wait(self, task, fl_ctx, targets=None, *arguments):
+        self.broadcast(task, fl_ctx, targets)
+
+    def wait_for_task(self, task, abort_signal):
+        """It is over."""
 
     def get_num_standing_tasks(self):
         return 0
@@ -149,11 +165,30 @@ class Courier(WFCommSpec):
             site.components["writer"] = Recorder()
             site.components["writer"].records = federation.records.setdefault(name, defaultdict(list))
             site.executor = site.build_component(self.config["executors"][0]["executor"])
-        site = federation.sites[name]
-        return site.executor.execute(task, message, site.new_context(), Signal())
+            site.filters = {t: f for c in self.config["task_result_filters"] for t, f in _filters(site, c).items()}
+        site, filters = federation.sites[name], federation.sites[name].filters.get(task, [])
+        context = site.new_context()
+        context.set_prop(FLContextKey.TASK_NAME, task)
+        context.set_prop(FLContextKey.TASK_DATA, message, private=True)
+        for part in filters:
+            part.handle_event(EventType.BEFORE_TASK_EXECUTION, context)
+        reply = site.executor.execute(task, message, context, Signal())
+        try:
+            for part in filters:
+                reply = part.process(reply, context)
+        except Exception:  # whatever it is, FLARE lets nothing leave then
+            return make_reply(ReturnCode.TASK_RESULT_FILTER_ERROR)
+        return reply
 
 
-def federate(job: Path, home: Path, data: Path, *, sites=SITES, restart: bool = False) -> Federation:
+def _filters(site: Engine, chain: dict[str, Any]) -> dict[str, list[Any]]:
+    """A chain's filters, by task; each task has its own."""
+    return {task: [site.build_component(part) for part in chain["filters"]] for task in chain["tasks"]}
+
+
+def federate(
+    job: Path, home: Path, data: Path, *, sites=SITES, restart: bool = False, late=lambda *_: False
+) -> Federation:
     """Run a rendered job on sites of a data root.
 
     Args:
@@ -162,6 +197,7 @@ def federate(job: Path, home: Path, data: Path, *, sites=SITES, restart: bool = 
         data: data root.
         sites: names, in the order in which they answer.
         restart: whether a site is a new process for every task, as with fewer threads than sites.
+        late: see `Courier`.
     """
     flare_decomposers.register()
     common_decomposers.register()
@@ -177,15 +213,15 @@ def federate(job: Path, home: Path, data: Path, *, sites=SITES, restart: bool = 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gc.collect", lambda: 0)
         patch.setenv(DATA_ROOT_VARIABLE, str(data))
-        _run(federation, client, restart)
+        _run(federation, Courier(federation, client, restart, late))
     return federation
 
 
-def _run(federation: Federation, client: dict[str, Any], restart: bool) -> None:
+def _run(federation: Federation, courier: Courier) -> None:
     server, context = federation.server, federation.server.new_context()
     server.fire_event(EventType.START_RUN, context)
     for workflow in server.workflows:
-        workflow.set_communicator(Courier(federation, client, restart))
+        workflow.set_communicator(courier)
         workflow.initialize(context)
         workflow.control_flow(Signal(), context)
         workflow.stop_controller(context)

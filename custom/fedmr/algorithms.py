@@ -1,6 +1,7 @@
 """Federated algorithms, as far as they change what a site does: FedProx, SCAFFOLD, Ditto, and each site alone.
 
-FedOpt changes only what the server does with the mean update, and is FLARE's own: app_configs/mscan_fedopt.conf.
+FL-MRCM has a file of its own, `fedmr.cross_site_modelling`. FedOpt changes only what the server does with the mean
+update, and is FLARE's own: app_configs/mscan_fedopt.conf.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from fedmr.config import Task
+from fedmr.cross_site_modelling import CrossSiteModelling
 from fedmr.dp_sgd import PrivateTrainer
 from fedmr.kinds import Sampler
+from fedmr.mrcm_settings import Mrcm
 from fedmr.training import Hook, Progress, Trainer
 
 
@@ -154,8 +157,15 @@ def make_trainer(task: Task, sampler: Sampler, *, rounds: int) -> Trainer:
     name = parameters.pop("name")
     if name == "ditto":
         return Ditto(task, sampler, rounds=rounds, **parameters)
-    hooks: dict[str, type[Hook]] = {"fedprox": FedProx, "scaffold": Scaffold}
-    trainer = Trainer(task, sampler, rounds=rounds, hooks=[hooks[name](**parameters)] if name in hooks else [])
+    trainer = Trainer(task, sampler, rounds=rounds, hooks=_hooks(task, name, parameters))
     if name == "local":
         trainer.personal = trainer.net
     return trainer
+
+
+def _hooks(task: Task, name: str, parameters: Mapping[str, Any]) -> list[Hook]:
+    if name == "flmrcm":
+        own = Mrcm.from_dict(parameters)
+        return [CrossSiteModelling(weight=own.weight, learning_rate=own.learning_rate, seed=task.seed)]
+    hooks: dict[str, type[Hook]] = {"fedprox": FedProx, "scaffold": Scaffold}
+    return [hooks[name](**parameters)] if name in hooks else []

@@ -7,11 +7,20 @@ from typing import Any, ClassVar
 
 from fedmr.dp_settings import DpSgd
 from fedmr.masks import make_mask
+from fedmr.mrcm_settings import Mrcm
 from fedmr.physics import GRID_OF, Degradation, Grid
 from fedmr.privacy import refuse_unknown
 
 # What a site does beside plain training, with its parameters; made by `fedmr.algorithms.make_trainer`.
-ALGORITHMS = {"fedavg": (), "fedprox": ("mu",), "scaffold": (), "ditto": ("strength",), "local": ()}
+# Those of flmrcm have types and defaults of their own: `fedmr.mrcm_settings.Mrcm`.
+ALGORITHMS: dict[str, tuple[str, ...]] = {
+    "fedavg": (),
+    "fedprox": ("mu",),
+    "scaffold": (),
+    "ditto": ("strength",),
+    "local": (),
+    "flmrcm": tuple(f.name for f in fields(Mrcm)),
+}
 OPTIMIZERS = ("adam", "rmsprop")
 MIN_FOREGROUND = 0.25  # share of a patch that must be foreground
 MIN_SIGNAL = 0.05  # share of a whole slice that must be foreground
@@ -67,6 +76,11 @@ class Task(ABC):
         name = given.pop("name", None)
         if name not in ALGORITHMS:
             raise ValueError(f"task: algorithm {name!r} is unknown; known are {', '.join(ALGORITHMS)}")
+        if name == "flmrcm":
+            Mrcm.from_dict(given)
+            if self.network["name"] != "unet":
+                raise ValueError(f"task: algorithm flmrcm needs network unet, not {self.network['name']}")
+            return
         if set(given) != set(ALGORITHMS[name]):
             wanted = ", ".join(ALGORITHMS[name]) or "no parameters"
             raise ValueError(f"task: algorithm {name} takes {wanted}, not {', '.join(given) or 'none'}")

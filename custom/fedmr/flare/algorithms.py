@@ -1,24 +1,44 @@
-"""The messages of algorithms that exchange more than weights, as FLARE's SCAFFOLD workflow shapes them."""
+"""The messages of algorithms that exchange more than weights, as FLARE's SCAFFOLD workflow shapes them.
+
+FL-MRCM's are shaped alike, with a target's latents in the place of the controls.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
-from nvflare.apis.shareable import Shareable
+from nvflare.apis.shareable import Shareable, make_copy
 from nvflare.app_common.app_constant import AlgorithmConstants, AppConstants
 
 from fedmr.config import Task
+from fedmr.target_latents import LATENTS, Latents
+
+LATENTS_TASK = "latents"  # by which the server asks FL-MRCM's target site
+OUTSIDE = "fedmr_outside"  # in the server's context: sites of the job that do not train
 
 Arrays = Mapping[str, Any]
 
 
 def unpack(task: Shareable) -> tuple[Arrays, Arrays]:
-    """The server's weights, and its controls if it sends any."""
+    """The server's weights, and what it sends beside them: SCAFFOLD's controls, a target's latents, or nothing."""
     dxo = from_shareable(task)
     if dxo.data_kind != DataKind.COLLECTION:
         return dxo.data, {}
-    return dxo.data[AppConstants.MODEL_WEIGHTS].data, dxo.data[AlgorithmConstants.SCAFFOLD_CTRL_GLOBAL].data
+    parts = dict(dxo.data)
+    weights = parts.pop(AppConstants.MODEL_WEIGHTS).data
+    return weights, {name: value for part in parts.values() for name, value in part.data.items()}
+
+
+def with_latents(task: Shareable, latents: Latents) -> Shareable:
+    """A train task of weights alone, and the same with a target's latents beside them."""
+    parts = {AppConstants.MODEL_WEIGHTS: from_shareable(task), LATENTS: latents_message(latents)}
+    return DXO(DataKind.COLLECTION, data=parts).update_shareable(make_copy(task))
+
+
+def latents_message(latents: Latents) -> DXO:
+    """Latents and nothing else."""
+    return DXO(DataKind.APP_DEFINED, data={LATENTS: latents})
 
 
 def pack(difference: dict[str, np.ndarray], steps: int, controls: dict[str, np.ndarray]) -> DXO:

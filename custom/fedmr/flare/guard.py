@@ -17,7 +17,7 @@ from nvflare.app_common.abstract.model import ModelLearnableKey
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 
-from fedmr.flare.algorithms import unpack
+from fedmr.flare.algorithms import OUTSIDE, unpack
 from fedmr.guard import REJECTIONS, Limits, Shape, Typical, Update, fault_of_claims, judge
 
 _REASON = "fedmr_reason"  # header by which a site tells the server why it withholds its update
@@ -68,6 +68,7 @@ class ServerGuard(Filter):
         if event_type == AppEventType.ROUND_STARTED:
             self._last = Typical.of(self._accepted.values()) if self._accepted else self._last
             self._sites.update(client.name for client in fl_ctx.get_engine().get_clients())
+            self._sites.difference_update(fl_ctx.get_prop(OUTSIDE, ()))
             self._reset()
         elif event_type == AppEventType.AFTER_CONTRIBUTION_ACCEPT:
             site = fl_ctx.get_prop(AppConstants.TRAINING_RESULT).get_peer_prop(ReservedKey.IDENTITY_NAME, "?")

@@ -26,12 +26,14 @@ from fedmr.config import Task
 from fedmr.cross_site import OF_SERVER
 from fedmr.data import DataError, read_datalist
 from fedmr.dp_sgd import PrivateTrainer
-from fedmr.flare.algorithms import pack, unpack
+from fedmr.flare.algorithms import latents_message, pack, unpack
 from fedmr.flare.sites import site_folder
 from fedmr.kinds import load_volumes, make_sampler
 from fedmr.models import Model, save_model
-from fedmr.privacy import LOCAL_RECORD
+from fedmr.mrcm_settings import Mrcm
+from fedmr.privacy import LOCAL_RECORD, UnsafeError
 from fedmr.report import comparison_image
+from fedmr.target_latents import protect, site_latents
 from fedmr.training import Progress, Trainer, evaluate
 
 STATE_FILE = "fedmr_site_state.pt"
@@ -150,6 +152,25 @@ class SuperResolutionLearner(Learner):
         self.log_info(fl_ctx, f"{self._site} | test | {owner} | PSNR {model['psnr']:.2f} dB | SSIM {model['ssim']:.4f}")
         return DXO(DataKind.METRICS, data=result).to_shareable()
 
+    def latents(self, data: Shareable, fl_ctx: FLContext) -> Shareable:
+        """FL-MRCM's target site: latents of a few training slices under the received weights, clipped and noised."""
+        if self._failed:
+            return make_reply(ReturnCode.EXECUTION_RESULT_ERROR)
+        settings, number = Mrcm.from_dict(self._task.algorithm), data.get_header(AppConstants.CURRENT_ROUND)
+        try:
+            if self._site not in settings.target_sites:
+                raise UnsafeError("it is no target site of the job")
+            if settings.noise_multiplier:
+                self._pay_latents(settings, fl_ctx)
+        except (UnsafeError, BudgetError) as error:  # the site can still train and test models
+            self.log_error(fl_ctx, f"{self._site} gives no latents: {error}", fire_event=False)
+            return make_reply(ReturnCode.EXECUTION_RESULT_ERROR)
+        trainer = self._prepare(data, self._rounds(data))
+        given = site_latents(trainer.net, self._sampler, vectors=settings.vectors, number=number)
+        sent = protect(given.cpu().numpy(), settings)
+        self._stream("latents/bytes", sent.nbytes, number)
+        return latents_message(sent).to_shareable()
+
     def get_model_for_validation(self, model_name: str, fl_ctx: FLContext) -> Shareable:
         """The site's own weights after its last round, for cross-site evaluation."""
         if self._failed or not self._state_file.is_file():
@@ -169,6 +190,18 @@ class SuperResolutionLearner(Learner):
             result["personal"] = evaluate(trainer.personal, volumes, self._task, should_stop=stop)["model"]
         return result
 
+    def _account(self, fl_ctx: FLContext) -> Budget:
+        return Budget(Path(fl_ctx.get_engine().get_workspace().get_site_config_dir()) / BUDGET_FILE)
+
+    def _pay_latents(self, settings: Mrcm, fl_ctx: FLContext) -> None:
+        """Enter the latents of a round in the site's account, and tell its epsilon; errors as `_pay`."""
+        epsilon, number = self._account(fl_ctx).spend(
+            noise_multiplier=settings.noise_multiplier, delta=settings.delta, max_epsilon=settings.max_epsilon
+        )
+        text = f"epsilon {epsilon:.5g} of {settings.max_epsilon:g}, release {number}"
+        self.log_info(fl_ctx, f"{self._site} | privacy: {text}")
+        self._stream("privacy/epsilon", epsilon, number)
+
     def _pay(self, trainer: PrivateTrainer, fl_ctx: FLContext) -> None:
         """Enter the round to come in the site's account, which outlives the job, and tell its epsilon.
 
@@ -176,8 +209,7 @@ class SuperResolutionLearner(Learner):
             BudgetError: the budget is spent, or unknown; the round must not be trained.
         """
         settings = trainer.settings
-        account = Budget(Path(fl_ctx.get_engine().get_workspace().get_site_config_dir()) / BUDGET_FILE)
-        epsilon, number = account.spend_steps(
+        epsilon, number = self._account(fl_ctx).spend_steps(
             trainer.round_cost, unit=settings.unit, delta=settings.delta, max_epsilon=settings.max_epsilon
         )
         text = f"epsilon {epsilon:.5g} of {settings.max_epsilon:g} per {settings.unit}, release {number}"
@@ -214,13 +246,13 @@ class SuperResolutionLearner(Learner):
             if state := self._saved(data.get_header(AppConstants.CURRENT_ROUND)):
                 self._trainer.load_state_dict(state)
         own = self._trainer.net.state_dict()
-        received, controls = unpack(data)
+        received, beside = unpack(data)
         # a site that trains alone keeps its own weights where the server sends its; other sites' it does evaluate
         of_server = str(data.get_header(AppConstants.MODEL_OWNER, OF_SERVER)).startswith(OF_SERVER)
         if _is_alone(self._trainer) and of_server and (state := self._saved(None)):
             received = state["net"]
-        if controls:
-            self._trainer.receive({k: torch.as_tensor(np.asarray(v)) for k, v in controls.items()})
+        # also if it is nothing: what came in an earlier round is over
+        self._trainer.receive({k: torch.as_tensor(np.asarray(v)) for k, v in beside.items()})
         missing = sorted(set(own) - set(received))
         if missing:
             raise ValueError(f"the server's model has no {missing[0]!r}: it was made for another network")
