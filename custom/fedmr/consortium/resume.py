@@ -12,7 +12,10 @@ from fedmr.consortium.kits import ConsortiumError, Kits
 from fedmr.jobs import CLIENT_CONFIG, SERVER_CONFIG
 
 MODEL_FILE = "FL_global_model.pt"
-_WORKFLOW = "nvflare.app_common.workflows.scatter_and_gather.ScatterAndGather"
+_STATELESS = (
+    "nvflare.app_common.workflows.scatter_and_gather.ScatterAndGather",
+    "fedmr.flare.cross_site_modelling.CrossSiteScatterAndGather",
+)
 _SERVER_OPTIMISER = "nvflare.app_opt.pt.fedopt.PTFedOptModelShareableGenerator"
 
 
@@ -92,7 +95,7 @@ def _read_meta(run: Path) -> dict[str, Any]:
 
 def _training(server: ConfigTree, run: Path) -> ConfigTree:
     workflow: ConfigTree = next((w for w in server["workflows"] if w["id"] == "train"), None)
-    if workflow is None or workflow["path"] != _WORKFLOW:
+    if workflow is None or workflow["path"] not in _STATELESS:
         raise ConsortiumError(
             f"{run} cannot be resumed: its workflow keeps state on the server that FLARE does not save"
         )
