@@ -28,16 +28,16 @@ class CrossSiteScatterAndGather(ScatterAndGather):
     later finds no task that waits for it.
 
     Args:
-        algorithm: of the task; the numbers of `fedmr.mrcm_settings.Mrcm`.
+        task: the numbers of `fedmr.config.Task`; its algorithm's are those of `fedmr.mrcm_settings.Mrcm`.
         latent_timeout: seconds for the target's reply.
         scatter_and_gather: arguments of FLARE's workflow. `min_clients` counts without the target's own update.
     """
 
-    def __init__(self, algorithm: dict[str, Any], latent_timeout: int = 600, **scatter_and_gather: Any) -> None:
+    def __init__(self, task: dict[str, Any], latent_timeout: int = 600, **scatter_and_gather: Any) -> None:
         super().__init__(**scatter_and_gather)
         if not latent_timeout > 0:
             raise ValueError(f"latent_timeout is {latent_timeout}; it must be above 0")
-        self.settings = Mrcm.from_dict(algorithm)
+        self.settings = Mrcm.from_dict(task["algorithm"])
         self.latent_timeout = latent_timeout
 
     def start_controller(self, fl_ctx: FLContext) -> None:
@@ -128,12 +128,12 @@ class OnlyLatents(Filter):
     """Lets latents leave the target site, as many as the task allows, and nothing else; any exception blocks.
 
     Args:
-        algorithm: of the task; the numbers of `fedmr.mrcm_settings.Mrcm`.
+        task: as above.
     """
 
-    def __init__(self, algorithm: dict[str, Any]) -> None:
+    def __init__(self, task: dict[str, Any]) -> None:
         super().__init__()
-        self.vectors = Mrcm.from_dict(algorithm).vectors
+        self.vectors = Mrcm.from_dict(task["algorithm"]).vectors
         self._width = 0
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
