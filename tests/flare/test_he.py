@@ -266,7 +266,7 @@ def test_values_that_are_not_finite_never_leave_the_site(tmp_path, kits):
     assert record["site"] == "site-2"
     assert "withheld by the site: 'w' is not finite in 1 of 350 values" in record["reason"]
     with pytest.raises(UnsafeError, match="NaN or infinite"):
-        kits["site-1"].encryptor.process(not_finite(train("site-1", 0)), kits["site-1"].fl_ctx)
+        kits["site-1"].encryptor.process(not_finite(begin(kits["site-1"])), kits["site-1"].fl_ctx)
 
 
 @pytest.mark.parametrize("kind", [DataKind.WEIGHTS, DataKind.ANALYTIC])
