@@ -84,6 +84,26 @@ def test_another_network_keeps_scale_and_grid_only(read):
     assert edsr.task["network"] == {"scale": 2, "grid": "pixel0", "name": "edsr", "channels": 4, "blocks": 1, "seed": 0}
 
 
+def test_a_variant_can_state_what_it_is_combined_with(read):
+    text = GRID.replace("joint: {}", "joint: {only: {scales: [chain]}}")
+    study = read(text)
+    assert study.arms == [("joint", "chain"), ("none", "chain"), ("none", "parallel")]
+    plain = {cell.name: cell.settings for cell in read(GRID).cells}
+    assert all(plain[cell.name] == cell.settings for cell in study.cells), "a cell is none the less the same"
+
+
+def test_a_site_left_out_is_the_target_where_the_algorithm_has_one(read):
+    """It takes part in the job, to give latents, but is not trained on."""
+    text = GRID.replace("{attention: none}", "{name: unet, channels: 2}").replace("scales: parallel", "pools: 3")
+    text = text.replace("    joint: {}\n", "").replace("joint", "none").replace("mscan_fedavg", "unet_flmrcm")
+    first, second = read(text.replace("  network: {channels: 8, blocks: 1}\n", "")).cells[:2]
+    assert (second.sites, second.unseen, second.guests) == (("site-1",), ("site-2",), ("site-2",))
+    assert second.task["algorithm"]["target_sites"] == ["site-2"]
+    assert second.task["algorithm"]["train_target"] is False
+    assert first.guests == (), "nobody is left out: the job's own target"
+    assert first.task["algorithm"]["target_sites"] == ["site-4"]
+
+
 def test_an_arm_is_compared_with_the_baseline_of_its_own_other_variants(read):
     study = read(GRID)
     assert study.counterpart(("none", "parallel")) == ("joint", "parallel")
@@ -106,13 +126,21 @@ def test_an_arm_is_compared_with_the_baseline_of_its_own_other_variants(read):
         ("seeds: [0, 7]", "seeds: [0]\nequal: rounds", "equal is 'rounds'; known are steps, seconds"),
         (
             "axes:\n",
-            "equal: seconds\naxes:\n  site:\n    pulled: {job: mscan_ditto}\n",
+            "equal: seconds\naxes:\n  algorithm:\n    pulled: {job: mscan_ditto}\n",
             "pulled, joint, chain: equal seconds are measured of plain training, not of ditto",
         ),
         ("rounds: 4", "rounds: 0", "rounds is 0; it must be a number above 0"),
         ("rounds: 4", "rounds: 1", "joint, chain: rounds is 1; take 2 or more"),
         ("[site-2]", "[site-9]", r"leave_out is \['site-9'\]; it must be a list of sites of the data: site-1, site-2"),
         ("[site-2]", "[site-1, site-2]", "no site is left to train on"),
+        ("  scales:", "  method:", "axis 'method' is the name of a column of the results"),
+        ("joint: {}", "joint: {only: {scale: [chain]}}", r"joint: only is scale: \['chain'\]; it must be an axis"),
+        ("joint: {}", "joint: {only: {scales: [chained]}}", r"only is scales: \['chained'\]; it must be an axis"),
+        (
+            "seeds: [0, 7]\nbaseline: joint\naxes:\n  attention:\n    joint: {}",
+            "equal: seconds\nbaseline: joint\naxes:\n  attention:\n    joint: {only: {scales: [chain]}}",
+            "equal seconds need every combination of variants",
+        ),
         ("    none:", "    joint:", "'joint' stands twice"),
         ("    none:", "    off:", "axis 'attention': False is no text; put it in quotes"),
         ("    none:", "    a/b:", "'a/b' must be letters, digits"),

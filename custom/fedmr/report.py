@@ -14,6 +14,7 @@ from fedmr.config import Task
 from fedmr.guard import read_rejections
 from fedmr.jobs import read_task
 from fedmr.kinds import Volume, kind_of
+from fedmr.mrcm_settings import Mrcm
 from fedmr.nets import title as title_of
 
 # of all kinds of task; a reconstruction has no "interpolated"
@@ -92,10 +93,13 @@ def read_figures(run: Path) -> Figures:
     for name in ("FL_global_model.pt", "best_FL_global_model.pt"):
         if not (folder / "app_server" / name).is_file():
             raise RunError(f"{folder / 'app_server' / name} is missing: the job failed. Look into the server's log.txt")
-    expected = participants(run)
+    expected, task = participants(run), read_run_task(run)
+    outside = Mrcm.from_dict(task.algorithm).outside if task and task.algorithm["name"] == "flmrcm" else ()
     left_out = {(row["round"], row["site"]) for row in read_rejections(folder)}
     for record in read_rounds(run):
-        silent = {site for site in expected - set(record["sites"]) if (record["round"], site) not in left_out}
+        silent = {
+            site for site in expected - set(record["sites"]) - set(outside) if (record["round"], site) not in left_out
+        }
         if silent:
             absent = ", ".join(sorted(silent))
             raise RunError(f"round {record['round']}: no contribution from {absent}. Look into that site's log.txt")

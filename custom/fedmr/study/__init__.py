@@ -46,6 +46,11 @@ class Cell:
         return f"{re.sub(r'[^A-Za-z0-9_.+=-]+', '_', '__'.join(self.arm))}__seed-{self.seed}"
 
     @property
+    def guests(self) -> tuple[str, ...]:
+        """Unseen sites that take part without training: targets of FL-MRCM, which give latents."""
+        return tuple(site for site in self.unseen if site in self.task.get("algorithm", {}).get("target_sites", ()))
+
+    @property
     def settings(self) -> str:
         """Twelve hexadecimal digits that change with whatever could change the figures."""
         content = {k: v for k, v in asdict(self).items() if k != "minutes"}

@@ -1,4 +1,4 @@
-"""The models of a finished cell on every test volume, of seen and unseen sites."""
+"""The models of a finished cell on every test volume, of seen and unseen sites, and the latents of its global one."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from fedmr.config import Task
+from fedmr.config import ReconstructionTask, Task
 from fedmr.kinds import Volume, kind_of
+from fedmr.latents import SPLITS, latents_of
 from fedmr.metrics import sharpness, volume_metrics
 from fedmr.models import load_model
+from fedmr.nets.unet import UNet
 from fedmr.study import Cell
 
 _PERSONAL = "fedmr_personal_model.pt"  # as the learner leaves it on its site
@@ -24,15 +26,16 @@ class _Tested:
 
     net: nn.Module
     method: str
-    model_of: str
+    trained: tuple[str, ...]
     sites: tuple[str, ...]
 
 
 def evaluate_cell(cell: Cell, run: Path, *, data: Path, panel: Path) -> Iterator[dict[str, Any]]:
     """Test a cell's final models where they would be used, and the methods without a network beside them.
 
-    The global model is tested on all sites. A site's own model is tested on that site, and on the unseen ones if the
-    sites trained alone, in which case there is no global model.
+    The global model is tested on all sites. A site's own model is tested on that site, and if the sites trained alone,
+    in which case there is no global model, on all others: as "local" on its own site and on those that nobody trained
+    on, as "elsewhere" on the others.
 
     Args:
         cell: the cell.
@@ -47,17 +50,40 @@ def evaluate_cell(cell: Cell, run: Path, *, data: Path, panel: Path) -> Iterator
     models = list(_models(cell, run, task))
     for site in (*cell.sites, *cell.unseen):
         for number, volume in enumerate(kind_of(task).load_volumes(data / site, task, ("test",))):
-            where = {"site": site, "seen": site in cell.sites, "volume": volume.name}
+            where = {"site": site, "volume": volume.name}
             for method, image in kind_of(task).baselines(volume, task).items():
-                yield {"method": method, "model_of": "", **where, **_figures(image, volume)}
+                seen = {"seen": site in cell.sites}
+                yield {"method": method, "model_of": "", **where, **seen, **_figures(image, volume)}
             present = [model for model in models if site in model.sites]
             for model in present:
                 image = kind_of(task).restore(model.net, volume, task)
-                yield {"method": model.method, "model_of": model.model_of, **where, **_figures(image, volume)}
+                whose = {"model_of": "+".join(model.trained), "seen": site in model.trained}
+                yield {"method": model.method, **whose, **where, **_figures(image, volume)}
             if number == 0 and site == min(cell.sites + cell.unseen):
                 tiles = [tile.cpu().numpy() for tile in kind_of(task).tiles(present[0].net, volume, task)]
                 what = {"site": site, "volume": volume.name, "method": present[0].method}
                 np.savez_compressed(panel, tiles=np.stack(tiles).astype(np.float16), **what)
+
+
+def write_latents(cell: Cell, run: Path, *, data: Path, path: Path) -> None:
+    """Write the global model's latents of the sites' training and test slices, if it is a U-Net that reconstructs.
+
+    Args:
+        cell: the cell.
+        run: its finished run.
+        data: data root with seen and unseen sites.
+        path: .npz with (N, 4C) float16 as SPLIT:SITE.
+    """
+    task = Task.from_dict(cell.task)
+    net = next((model.net for model in _models(cell, run, task) if model.method == "global"), None)
+    if not isinstance(task, ReconstructionTask) or not isinstance(net, UNet):
+        return
+    arrays: dict[str, Any] = {}
+    for site in sorted(cell.sites + cell.unseen):
+        for split in SPLITS:
+            volumes = kind_of(task).load_volumes(data / site, task, (split,))
+            arrays[f"{split}:{site}"] = latents_of(net, volumes, task).astype(np.float16)
+    np.savez_compressed(path, **arrays)
 
 
 def _figures(image: torch.Tensor, volume: Volume) -> dict[str, float]:
@@ -69,9 +95,10 @@ def _models(cell: Cell, run: Path, task: Task) -> Iterator[_Tested]:
     alone = task.algorithm["name"] == "local"
     if not alone:
         net = load_model(run).net.to(device)
-        yield _Tested(net, "global", "+".join(cell.sites), (*cell.sites, *cell.unseen))
+        yield _Tested(net, "global", cell.sites, (*cell.sites, *cell.unseen))
     for site in cell.sites:
         for path in (run / site).glob(f"*/{_PERSONAL}"):  # if the algorithm makes one
             net = load_model(path).net.to(device)
-            own = ("local", site, (site, *cell.unseen)) if alone else ("personal", site, (site,))
-            yield _Tested(net, *own)
+            yield _Tested(net, "local" if alone else "personal", (site,), (site, *cell.unseen) if alone else (site,))
+            if alone and (others := tuple(name for name in cell.sites if name != site)):
+                yield _Tested(net, "elsewhere", (site,), others)

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
@@ -17,9 +18,10 @@ from fedmr.jobs import job_names
 from fedmr.nets import build, count_parameters
 from fedmr.study import Cell, Study
 from fedmr.study.files import StudyError, read_yaml
+from fedmr.study.results import columns
 
 # what a variant may set beside the numbers of the task
-_OWN = {"job", "rounds", "sites", "leave_out", "pooled", "minutes"}
+_OWN = {"job", "rounds", "sites", "leave_out", "pooled", "minutes", "only"}
 _KEYS = {"about", "base", "seeds", "equal", "baseline", "axes"}
 _EQUAL = ("steps", "seconds")
 _NAME = re.compile(r"[\w.,+=() -]+")
@@ -45,9 +47,9 @@ def read_study(path: Path, *, data: Path, configs: Path) -> Study:
         seeds, equal, baseline = _choices(content, axes)
         base = _mapping("base", content.get("base", {}))
         sites = [folder.name for folder in site_folders(data)]
-        arms = [_arm(base, chosen, configs, sites) for chosen in itertools.product(*(a.items() for a in axes.values()))]
+        arms = [_arm(base, chosen, configs, sites) for chosen in _combinations(axes)]
         if equal == "seconds":
-            _check_timed(arms)
+            _check_timed(arms, axes)
     except ValueError as error:
         raise StudyError(f"{path}: {error}") from None
     cells = [_with_seed(cell, seed) for seed in dict.fromkeys(seeds) for cell in arms]
@@ -70,6 +72,8 @@ def _choices(content: Mapping[str, Any], axes: Mapping[str, Mapping[str, Any]]) 
 
 def _axes(content: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
     axes = {name: _mapping(f"axis {name!r}", axis) for name, axis in _mapping("axes", content.get("axes")).items()}
+    if taken := set(axes) & set(columns(())):
+        raise StudyError(f"axis {min(taken)!r} is the name of a column of the results; name it otherwise")
     for name, variants in axes.items():
         for variant, settings in variants.items():
             if not _NAME.fullmatch(variant):
@@ -79,6 +83,30 @@ def _axes(content: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
     if len(set(folders)) < len(folders):
         raise StudyError("two variants differ only in spaces or signs; name them otherwise")
     return axes
+
+
+def _combinations(axes: Mapping[str, Mapping[str, dict[str, Any]]]) -> list[tuple[tuple[str, dict[str, Any]], ...]]:
+    """A variant of every axis with its settings, but none beside one that it is not `only` to be combined with."""
+    chosen = []
+    for arm in itertools.product(*(variants.items() for variants in axes.values())):
+        names = dict(zip(axes, (variant for variant, _ in arm), strict=True))
+        wanted = [pair for variant, settings in arm for pair in _only_with(variant, settings, axes).items()]
+        if all(names[axis] in allowed for axis, allowed in wanted):
+            chosen.append(arm)
+    if not chosen:
+        raise StudyError("no combination of variants is left; see their `only`")
+    return chosen
+
+
+def _only_with(
+    variant: str, settings: Mapping[str, Any], axes: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Sequence[str]]:
+    """Variants of other axes that a variant is combined with, by axis."""
+    wanted = _mapping(f"only of {variant!r}", settings["only"]) if "only" in settings else {}
+    for axis, names in wanted.items():
+        if not isinstance(names, list) or not set(names) <= set(axes.get(axis, [])):
+            raise StudyError(f"{variant}: only is {axis}: {names!r}; it must be an axis and a list of its variants")
+    return wanted
 
 
 def _arm(
@@ -102,6 +130,8 @@ def _arm(
                 raise StudyError(f"{key} is {value!r}; it must be a number")
         task |= changed
         trained, unseen = _sites(settings, sites)
+        if unseen and "target_sites" in task.get("algorithm", {}):  # adapt to the sites that are tested as unseen
+            task["algorithm"] |= {"target_sites": list(unseen), "train_target": False}
         return Cell(
             arm=arm,
             seed=0,
@@ -118,7 +148,9 @@ def _arm(
         raise StudyError(f"{', '.join(arm)}: {error}") from None
 
 
-def _check_timed(arms: Sequence[Cell]) -> None:
+def _check_timed(arms: Sequence[Cell], axes: Mapping[str, Mapping[str, Any]]) -> None:
+    if len(arms) < math.prod(len(variants) for variants in axes.values()):
+        raise StudyError("equal seconds need every combination of variants; leave out `only`")
     for cell in arms:
         name = cell.task.get("algorithm", {}).get("name", "fedavg")
         if name not in ("fedavg", "local"):

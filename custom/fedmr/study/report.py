@@ -3,17 +3,19 @@
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedmr.report import METHODS
 from fedmr.study import Arm
+from fedmr.study.alignment import alignment_table, draw_alignment, read_alignments
 from fedmr.study.files import PLAN, StudyError
 from fedmr.study.pictures import draw_curves, draw_panels
 from fedmr.study.results import FILE, Row, read_rows
-from fedmr.study.tables import Difference, Spread, cost, difference, rows_of, seen, spread
+from fedmr.study.tables import NONE, cost, difference, markdown, rows_of, seen, spread, text_of
+from fedmr.study.targets import find_targets, target_tables
 
 _METRICS = {
     "psnr": ("PSNR (dB)", 2),
@@ -22,7 +24,6 @@ _METRICS = {
     "psnr_foreground": ("PSNR of foreground", 2),
     "sharpness": ("sharpness", 3),
 }
-_NONE = "\N{EN DASH}"
 _NOTES = """\
 Figures are per volume, range = volume maximum, then mean over volumes and over sites; ± is the standard deviation
 over seeds. A site in parentheses was left out of training. Sharpness is the mean gradient magnitude at the reference's
@@ -50,7 +51,10 @@ def is_study(folder: Path) -> bool:
 
 
 def write_report(folder: Path) -> Path:
-    """Write FOLDER/report: README.md, results.csv, curves.png and panels.png; returns the README.
+    """Write FOLDER/report: README.md, results.csv, curves.png, panels.png, and latents.png if the cells have any.
+
+    Returns:
+        the README.
 
     Raises:
         StudyError: no cell is done.
@@ -66,8 +70,13 @@ def write_report(folder: Path) -> Path:
         "curves.png": draw_curves(folder, rows, list(plan["axes"]), target / "curves.png"),
         "panels.png": draw_panels(folder, rows, list(plan["axes"]), target / "panels.png"),
     }
-    parts = [f"# {plan['name']}", plan["about"].strip(), _facts(plan, rows), _main_table(lines, rows)]
-    parts += [_metric_table(lines, rows), _difference_table(lines, plan["baseline"]), _NOTES.strip()]
+    parts = [f"# {plan['name']}", plan["about"].strip(), _facts(plan, rows)]
+    if targets := find_targets(rows, plan):
+        alignments = read_alignments(targets, folder)
+        pictures["latents.png"] = draw_alignment(alignments, target / "latents.png")
+        parts += [target_tables(targets), alignment_table(alignments, targets.names), "## All arms"]
+    parts += [_main_table(lines, rows), _metric_table(lines, rows), _difference_table(lines, plan["baseline"])]
+    parts.append(_NOTES.strip())
     parts += [f"![{text}]({name})" for name, text in pictures.items() if text]
     readme = target / "README.md"
     readme.write_text("\n\n".join(part for part in parts if part) + "\n")
@@ -110,13 +119,13 @@ def _main_table(lines: list[Line], rows: list[Row]) -> str:
     body = [_baseline_row(method, rows, sites, unseen) for method in _baselines(rows)]
     for line in lines:
         cells = [_of_site([row for row in line.rows if row["site"] == site]) for site in sites]
-        cells.append(_text(spread(seen(line.rows), "psnr"), 2))
-        cells += [_text(spread(seen(line.rows, False), "psnr"), 2)] if unseen else []
+        cells.append(text_of(spread(seen(line.rows), "psnr"), 2))
+        cells += [text_of(spread(seen(line.rows, False), "psnr"), 2)] if unseen else []
         cells += [f"{cost(line.rows, column):,.0f}" for column in ("parameters", "rounds", "steps")]
         cells += [f"{cost(line.rows, 'seconds') / 60:.1f}", f"{1000 * cost(line.rows, 'seconds_per_step'):.0f}"]
         cells += [f"{cost(line.rows, column) / 1e6:.1f}" for column in ("bytes_up", "bytes_down")]
         body.append([line.label, *cells])
-    return _markdown(head, body)
+    return markdown(head, body)
 
 
 def _baseline_row(method: str, rows: list[Row], sites: list[str], unseen: bool) -> list[str]:
@@ -125,7 +134,7 @@ def _baseline_row(method: str, rows: list[Row], sites: list[str], unseen: bool) 
     cells = [_once([row for row in own if row["site"] == site]) for site in sites]
     cells.append(_once(seen(own)))
     cells += [_once(seen(own, False))] if unseen else []
-    return [METHODS[method], *cells, *[_NONE] * 7]
+    return [METHODS[method], *cells, *[NONE] * 7]
 
 
 def _baselines(rows: list[Row]) -> list[str]:
@@ -136,11 +145,11 @@ def _baselines(rows: list[Row]) -> list[str]:
 def _once(rows: list[Row], metric: str = "psnr", decimals: int = 2) -> str:
     """A figure that is the same for every seed."""
     found = spread(rows, metric)
-    return f"{found.mean:.{decimals}f}" if found else _NONE
+    return f"{found.mean:.{decimals}f}" if found else NONE
 
 
 def _of_site(rows: list[Row]) -> str:
-    text = _text(spread(rows, "psnr"), 2)
+    text = text_of(spread(rows, "psnr"), 2)
     return f"({text})" if rows and not seen(rows) else text
 
 
@@ -152,8 +161,8 @@ def _metric_table(lines: list[Line], rows: list[Row]) -> str:
         body.append([METHODS[method], *(_once(own, metric, decimals) for metric, (_, decimals) in _METRICS.items())])
     for line in lines:
         found = {metric: spread(seen(line.rows), metric) for metric in _METRICS}
-        body.append([line.label, *(_text(found[metric], decimals) for metric, (_, decimals) in _METRICS.items())])
-    return _markdown(["mean of seen sites", *(title for title, _ in _METRICS.values())], body)
+        body.append([line.label, *(text_of(found[metric], decimals) for metric, (_, decimals) in _METRICS.items())])
+    return markdown(["mean of seen sites", *(title for title, _ in _METRICS.values())], body)
 
 
 def _difference_table(lines: list[Line], baseline: str) -> str:
@@ -165,18 +174,9 @@ def _difference_table(lines: list[Line], baseline: str) -> str:
         cells = [line.label]
         for where in (True, False) if unseen else (True,):
             pair = seen(line.rows, where), seen(line.others, where)
-            cells += [_text(difference(*pair, metric), decimals) for metric, decimals in (("psnr", 2), ("ssim", 4))]
+            cells += [text_of(difference(*pair, metric), decimals) for metric, decimals in (("psnr", 2), ("ssim", 4))]
         body.append(cells)
     head = [f"difference from {baseline}", "PSNR (dB)", "SSIM"] + (
         ["unseen: PSNR (dB)", "unseen: SSIM"] if unseen else []
     )
-    return _markdown(head, body) if body else ""
-
-
-def _text(value: Spread | Difference | None, decimals: int) -> str:
-    return value.text(decimals) if value else _NONE
-
-
-def _markdown(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
-    table = [head, ["---", *["---:"] * (len(head) - 1)], *body]
-    return "\n".join(f"| {' | '.join(row)} |" for row in table)
+    return markdown(head, body) if body else ""

@@ -13,14 +13,15 @@ from fedmr.study.files import StudyError
 Row = dict[str, str]
 
 METRICS = ("psnr", "ssim", "nmse", "psnr_foreground", "sharpness")
-# method: zero_filled, interpolated, or whose network it is: global, personal (beside a global one), local (alone);
+# method: zero_filled, interpolated, or whose network it is: global, personal (beside a global one), local (alone),
+# elsewhere (local, on the volume of another site that trained alone);
 # model_of: sites it was trained on; seen: whether the volume's site is one of them
 _WHAT = ("method", "model_of", "site", "seen", "volume", *METRICS)
 _COST = ("parameters", "rounds", "steps", "bytes_up", "bytes_down", "seconds", "seconds_training", "seconds_per_step")
 _FACTS = ("job", "commit", "hardware", "software", "settings")
 FILE = "results.csv"
-# in cells/NAME: the simulator's workspace, and pictures of one test volume
-RUN, PANEL = "run", "panel.npz"
+# in cells/NAME: the simulator's workspace, pictures of one test volume, and latents by split and site
+RUN, PANEL, LATENTS = "run", "panel.npz", "latents.npz"
 
 
 def columns(axes: Iterable[str]) -> list[str]:

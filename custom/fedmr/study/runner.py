@@ -20,9 +20,9 @@ from fedmr.jobs import rendered
 from fedmr.pool import pool
 from fedmr.report import RunError, read_figures, read_rounds
 from fedmr.study import Cell, Study
-from fedmr.study.evaluation import evaluate_cell
+from fedmr.study.evaluation import evaluate_cell, write_latents
 from fedmr.study.files import StudyError, only_one, write_plan
-from fedmr.study.results import PANEL, RUN, Results
+from fedmr.study.results import LATENTS, PANEL, RUN, Results
 from fedmr.study.timing import equalise
 
 _OVERLAY = """include required("{job}.conf")
@@ -84,6 +84,7 @@ def _run_cell(cell: Cell, folder: Path, study: Study, *, data: Path, configs: Pa
     named = {"cell": cell.name, **dict(zip(study.axes, cell.arm, strict=True)), "seed": cell.seed}
     for row in evaluate_cell(cell, folder / RUN, data=data, panel=folder / PANEL):
         yield named | row | cost | {"job": cell.job, **facts, "settings": cell.settings}
+    write_latents(cell, folder / RUN, data=data, path=folder / LATENTS)
 
 
 def _simulate(cell: Cell, folder: Path, *, data: Path, configs: Path) -> None:
@@ -92,7 +93,7 @@ def _simulate(cell: Cell, folder: Path, *, data: Path, configs: Path) -> None:
     Raises:
         StudyError: it was ended after the cell's minutes, or a site or a model is missing.
     """
-    sites, root = list(cell.sites), data
+    sites, root = [*cell.sites, *cell.guests], data
     if cell.pooled:
         root = pool(data, folder / "data", sites=cell.sites).parent.parent
         sites = [site.name for site in root.iterdir()]

@@ -13,6 +13,7 @@ from fedmr.study.results import Row
 
 # what an arm is: its global model, or where it has none the sites' own; Ditto's personal ones are an arm of their own
 _MAIN = ("global", "local")
+NONE = "\N{EN DASH}"
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,17 @@ def cost(rows: Sequence[Row], column: str) -> float:
 def seen(rows: Iterable[Row], yes: bool = True) -> list[Row]:
     """Rows of test volumes of sites that were trained on, or of the others."""
     return [row for row in rows if row["seen"] == str(yes)]
+
+
+def text_of(value: Spread | Difference | None, decimals: int) -> str:
+    """Its text, or a dash."""
+    return value.text(decimals) if value else NONE
+
+
+def markdown(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    """A Markdown table, figures to the right."""
+    table = [head, ["---", *["---:"] * (len(head) - 1)], *body]
+    return "\n".join(f"| {' | '.join(row)} |" for row in table)
 
 
 def _grouped(rows: Iterable[Row], *keys: str) -> dict[tuple[str, ...], list[Row]]:

@@ -1,0 +1,70 @@
+"""Smaller copies of prepared sites, so that a cell of the study of reconstruction takes a minute or two.
+
+    python benchmarks/studies/reconstruction_data.py runs/real runs/real_small
+    fedmr study benchmarks/studies/reconstruction.yaml --data runs/real_small
+
+Of every scan some slices are kept, and of these the middle of k-space, as of a scan of the same field of view with a
+smaller matrix.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+
+from fedmr.data import read_datalist, site_folders
+from fedmr.kspace import fit
+from fedmr.physics import fft2c, ifft2c
+
+SLICES = {"train": 24, "val": 8, "test": 16}
+SIDE = 128  # of the matrix, at most
+_MIDDLE = 0.1, 0.9  # of the stack, where the head is
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="data root with the prepared sites, or of `fedmr demo-data`")
+    parser.add_argument("out", type=Path, help="data root to fill")
+    arguments = parser.parse_args()
+    for folder in site_folders(arguments.data):
+        datalist = read_datalist(folder)
+        volumes = [reduce(folder, arguments.out / folder.name, entry) for entry in datalist["volumes"]]
+        text = json.dumps(datalist | {"volumes": volumes}, indent=1) + "\n"
+        (arguments.out / folder.name / "datalist.json").write_text(text)
+        print(f"{folder.name}: {', '.join(str(volume['shape']) for volume in volumes)}")
+
+
+def reduce(folder: Path, target: Path, entry: dict[str, Any]) -> dict[str, Any]:
+    """Write the smaller scan (x, y, slices) float32 at the same path under `target`, and return its entry."""
+    scan = nib.load(folder / entry["image"])
+    voxels = np.asanyarray(scan.dataobj, dtype=np.float32)
+    low, high = (share * (voxels.shape[2] - 1) for share in _MIDDLE)
+    chosen = np.unique(np.linspace(low, high, SLICES[entry["split"]]).round().astype(int))
+    small = smaller(voxels[:, :, chosen])
+    affine = scan.affine.copy()
+    affine[:3, 3] += affine[:3, 2] * chosen[0]
+    shrunk = np.array([*(a / b for a, b in zip(voxels.shape, small.shape, strict=True))])
+    shrunk[2] = (chosen[-1] - chosen[0]) / max(len(chosen) - 1, 1)
+    affine[:3, :3] *= shrunk
+    path = target / entry["image"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(small, affine), path)
+    return {**entry, "shape": list(small.shape)}
+
+
+def smaller(voxels: np.ndarray) -> np.ndarray:
+    """Slices (x, y, S) with the middle of k-space only, so that neither side is above `SIDE`; same intensities."""
+    old = voxels.shape[:2]
+    factor = min(1.0, SIDE / max(old))
+    size = round(old[0] * factor), round(old[1] * factor)
+    slices = torch.from_numpy(np.ascontiguousarray(voxels.transpose(2, 0, 1)))
+    image = ifft2c(fit(fft2c(slices), size)).abs() * (size[0] * size[1] / (old[0] * old[1])) ** 0.5
+    return image.permute(1, 2, 0).numpy()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""The study of reconstruction with every cell in one process, which spares it the start of five processes per cell.
+
+    python benchmarks/studies/reconstruction_run.py runs/real_small runs/studies/reconstruction
+    fedmr report runs/studies/reconstruction
+
+FLARE's own workflows and the job's own components run by `tests/federation.py`, which serialises messages, and leaves
+what the simulator leaves; tests/e2e compares the two. `fedmr study` runs the same cells in the simulator. Bytes are of
+the whole messages of the rounds; seconds are of sites that take turns.
+"""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, also for evaluation
+
+from fedmr.circumstances import ROOT
+from fedmr.pool import pool
+from fedmr.report import read_figures, read_rounds
+from fedmr.study import Cell, runner
+from fedmr.study.files import StudyError
+from fedmr.study.grid import read_study
+from fedmr.study.results import RUN
+
+sys.path.insert(0, str(ROOT / "tests"))
+from federation import Federation, federate
+
+_ROUND_TASKS = ("train", "latents")
+_finished: dict[Path, tuple[Federation, float]] = {}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="data root that reconstruction_data.py made")
+    parser.add_argument("out", type=Path, help="the study's folder")
+    parser.add_argument("--study", type=Path, default=Path(__file__).with_suffix("").with_name("reconstruction.yaml"))
+    arguments = parser.parse_args()
+    configs = ROOT / "app_configs"
+    study = read_study(arguments.study, data=arguments.data, configs=configs)
+    runner._simulate, runner._cost = _federate, _cost
+    problems = runner.run_study(study, arguments.out, data=arguments.data, configs=configs, say=_say)
+    for name, reason in problems.items():
+        print(f"failed: {name}: {reason}")
+
+
+def _federate(cell: Cell, folder: Path, *, data: Path, configs: Path) -> None:
+    """In place of the simulator."""
+    sites, root = [*cell.sites, *cell.guests], data
+    if cell.pooled:
+        root = pool(data, folder / "data", sites=cell.sites).parent.parent
+        sites = [site.name for site in root.iterdir()]
+    job = runner._render(cell, folder, configs)
+    started = time.perf_counter()
+    try:
+        run = federate(job, folder / RUN, root, sites=sites)
+    except (RuntimeError, ValueError) as error:
+        raise StudyError(str(error)) from error
+    _finished[folder / RUN] = run, time.perf_counter() - started
+    read_figures(folder / RUN)
+
+
+def _cost(cell: Cell, run: Path) -> dict[str, Any]:
+    """As `runner._cost`, from the messages themselves. "seconds_per_step" is of the whole run, evaluation included."""
+    rounds, (federation, seconds) = read_rounds(run), _finished.pop(run)
+    steps = round(sum(site["steps"] for record in rounds for site in record["sites"].values()))
+    return {
+        "parameters": cell.parameters,
+        "rounds": len(rounds),
+        "steps": steps,
+        "bytes_up": sum(federation.up[task] for task in _ROUND_TASKS),
+        "bytes_down": sum(federation.down[task] for task in _ROUND_TASKS),
+        "seconds_training": seconds,
+        "seconds_per_step": seconds / steps,
+    }
+
+
+def _say(line: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
