@@ -93,8 +93,8 @@ def test_the_server_has_no_weight_that_it_could_read(name, run_of, poc, tmp_path
             load_model(run_of(name) / "workspace" / "app_server" / file)
 
 
-@pytest.mark.parametrize("name", JOBS)
-def test_an_aborted_run_resumes_to_the_weights_of_one_that_was_not(name, run_of, job, poc, tmp_path):
+def test_an_aborted_run_resumes_to_the_weights_of_one_that_was_not(run_of, job, poc, tmp_path):
+    name = JOBS[1]  # FLARE's own does too, but takes a minute and a half
     number = poc.submit(job(name))
     server_log, end = poc.kits / "localhost" / number / "log.txt", time.monotonic() + 180
     while not (server_log.is_file() and "Round 0 finished" in server_log.read_text()):

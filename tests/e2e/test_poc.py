@@ -27,7 +27,7 @@ from simulator import ROOT, SITES, render_tiny_job
 
 pytestmark = pytest.mark.e2e
 TWO = SITES[:2]
-ROUNDS = 6
+ROUNDS = 4
 PATIENCE = 180  # seconds
 
 
