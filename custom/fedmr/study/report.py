@@ -30,9 +30,10 @@ over seeds. A site in parentheses was left out of training. Sharpness is the mea
 edges over that of the reference: 1 is as sharp. Differences are paired by test volume, after the mean over seeds; ± is
 half of the 95 % interval by Student's t over volumes, and in parentheses stands in how many volumes the arm is better.
 
-Steps are of all sites together. Bytes are arrays in the rounds as FLARE's server logs them: weights, updates, and a
-picture per round from sites that share pictures. Minutes are of the whole run, start of FLARE and evaluation included;
-ms per step is the median at the sites. Every cell ran in FLARE's simulator: all sites shared one machine.
+Steps are of all sites together. If nothing else is said above, every cell ran in FLARE's simulator, so that all sites
+shared one machine; bytes are arrays in the rounds as FLARE's server logs them: weights, updates, and a picture per round
+from sites that share pictures; minutes are of the whole run, start of FLARE and evaluation included; and ms per step is
+the median at the sites.
 """
 
 
