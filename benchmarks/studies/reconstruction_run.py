@@ -31,8 +31,9 @@ from federation import Federation, federate
 
 _ROUND_TASKS = ("train", "latents")
 _ABOUT = """
-Every cell ran in one process, its sites taking turns: FLARE's workflows and the job's components over serialised messages,
-but no network. So bytes are of whole messages, and minutes and ms per step of sites in turns, evaluation included.
+Every cell ran in one process, its sites taking turns: FLARE's workflows and the job's components over serialised
+messages, but no network. So bytes are of whole messages, and minutes and ms per step of sites in turns, evaluation
+included.
 """
 _finished: dict[Path, tuple[Federation, float]] = {}
 

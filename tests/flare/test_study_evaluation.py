@@ -1,4 +1,4 @@
-"""What is tested of a finished cell: tiny reconstructions in one process, sites alone, and a target outside training."""
+"""What is tested of a finished cell: tiny reconstructions in one process, sites alone, and a target outside."""
 
 import numpy as np
 import pytest

@@ -31,9 +31,9 @@ edges over that of the reference: 1 is as sharp. Differences are paired by test 
 half of the 95 % interval by Student's t over volumes, and in parentheses stands in how many volumes the arm is better.
 
 Steps are of all sites together. If nothing else is said above, every cell ran in FLARE's simulator, so that all sites
-shared one machine; bytes are arrays in the rounds as FLARE's server logs them: weights, updates, and a picture per round
-from sites that share pictures; minutes are of the whole run, start of FLARE and evaluation included; and ms per step is
-the median at the sites.
+shared one machine; bytes are arrays in the rounds as FLARE's server logs them: weights, updates, and a picture per
+round from sites that share pictures; minutes are of the whole run, start of FLARE and evaluation included; and ms per
+step is the median at the sites.
 """
 
 
