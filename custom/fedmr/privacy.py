@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
 
 Vector = NDArray[np.float64]
 Update = dict[str, NDArray[Any]]
@@ -108,6 +107,8 @@ def system_normal(count: int) -> Vector:
     attack of Mironov (CCS 2012) on the gaps between floating-point numbers (Holohan and Braghin, ESORICS 2021,
     arXiv 2107.10138; Opacus' secure mode does the same). It is a mitigation, not an exact discrete mechanism.
     """
+    from scipy.special import ndtri  # takes a fifth of a second, and few jobs need it
+
     bits = np.frombuffer(os.urandom(32 * count), dtype=np.uint64) >> np.uint64(12)
     return ndtri((bits + 0.5) * 2.0**-52).reshape(4, count).sum(axis=0) / 2
 

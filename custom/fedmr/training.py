@@ -16,11 +16,7 @@ from fedmr.kinds import Sampler, Volume, kind_of
 from fedmr.losses import WeightedSum
 from fedmr.metrics import mean_metrics, volume_metrics
 from fedmr.nets import build
-
-_OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "adam": torch.optim.Adam,
-    "rmsprop": torch.optim.RMSprop,
-}
+from fedmr.optimizers import OPTIMIZERS
 
 
 class Hook:
@@ -175,7 +171,7 @@ class Trainer:
         self.personal: nn.Module | None = None
         self.net = build(**task.network).to(sampler.device)
         self.loss = WeightedSum(task.loss)
-        self.optimizer = _OPTIMIZERS[task.optimizer](self.net.parameters(), lr=task.learning_rate)
+        self.optimizer = OPTIMIZERS[task.optimizer](self.net.parameters(), lr=task.learning_rate)
         total = max(rounds * task.local_epochs * self.sampler.steps_per_epoch, 1)
         self.schedule = _warmup_then_cosine(self.optimizer, task, total)
         self.epoch = 0

@@ -5,6 +5,7 @@ import torch
 
 from fedmr.losses import WeightedSum
 from fedmr.nets import build, count_parameters
+from fedmr.nets.mscan import Fusion
 from fedmr.physics import interpolate
 
 VARIANTS = list(itertools.product(("chain", "parallel", "single"), ("joint", "softmax", "none"), (True, False)))
@@ -51,6 +52,24 @@ def test_attention_starts_at_gain_one():
         torch.nn.init.constant_(net.tail.weight, 0.1)
     low = torch.rand(1, 1, 10, 10)
     assert torch.allclose(with_attention(low), without(low), atol=1e-5)
+
+
+def test_gains_in_the_weights_of_the_fusion_are_gains_on_its_features():
+    generator = torch.Generator().manual_seed(0)
+    fuse = Fusion(12, 4)
+    features = torch.rand(3, 12, 7, 5, generator=generator).to(memory_format=torch.channels_last).requires_grad_()
+    gains = torch.rand(3, 12, generator=generator).requires_grad_()
+    inputs = (features, gains, fuse.weight, fuse.bias)
+    weighed = fuse(features, gains)
+    expected = torch.nn.functional.conv2d(features * gains[:, :, None, None], fuse.weight, fuse.bias)
+    torch.testing.assert_close(weighed, expected, rtol=1e-5, atol=1e-6)
+    for one, other in zip(
+        torch.autograd.grad(weighed.square().sum(), inputs),
+        torch.autograd.grad(expected.square().sum(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(fuse(features, torch.ones(3, 12)), fuse(features), rtol=1e-5, atol=1e-6)
 
 
 def sizes_of_features(**args):

