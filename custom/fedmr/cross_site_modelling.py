@@ -93,7 +93,7 @@ class CrossSiteModelling(Hook):
 
     def add_loss(self, net: nn.Module, loss: Tensor) -> Tensor:
         """Teach the identifier; the loss with the adversarial term."""
-        if self._handle is None or self._caught is None or self.identifier is None:
+        if self._caught is None or self.identifier is None:
             return loss
         own = pooled(self._caught.float())
         targets = self._targets(net, len(own))
