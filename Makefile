@@ -14,11 +14,12 @@ STUDY ?= training
 DATA ?= data
 REAL_DATA ?= ../shared/data
 
-.PHONY: help setup demo poc study test check sim jobs bench bench-he bench-real clean
+.PHONY: help setup demo poc study test check sim jobs clean bench bench-step bench-data bench-optimisations \
+	bench-federation bench-growth bench-scale bench-inference bench-prepare bench-he bench-real
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-20s %s\n", $$1, $$2}'
 
 setup: .venv/installed  ## make .venv and install everything into it
 
@@ -62,9 +63,37 @@ jobs: setup  ## render jobs/ from app_configs/ and check them
 	$(BIN)/fedmr jobs render
 	$(BIN)/fedmr jobs check
 
-bench: setup  ## all benchmarks
+bench: setup  ## all benchmarks; tables in benchmarks/results
+	for part in step data optimisations federation growth scale inference prepare he; do \
+		$(MAKE) --no-print-directory bench-$$part; \
+	done
 	$(MAKE) --no-print-directory bench-real JOB=mscan_fedavg
 	$(MAKE) --no-print-directory bench-real JOB=mscan_fedavg_x4
+
+bench-step: setup  ## a training step of MSCAN and of published networks, by phase
+	$(BIN)/python benchmarks/training_step.py
+
+bench-data: setup  ## patches per second, against MONAI's transforms
+	$(BIN)/python benchmarks/data_sampler.py
+
+bench-optimisations: setup  ## what each optimisation saves
+	$(BIN)/python benchmarks/optimisations.py
+
+bench-federation: setup  ## the demo job against one process that takes the same steps
+	test -d data || $(BIN)/fedmr demo-data data --sites $(SITES) --patients $(PATIENTS)
+	$(BIN)/python benchmarks/federation.py
+
+bench-growth: setup  ## time and memory by sites, rounds, weights and image size
+	$(BIN)/python benchmarks/growth.py
+
+bench-scale: setup  ## the server's part of a round: 1,000 sites, 100 million weights
+	$(BIN)/python benchmarks/scale.py
+
+bench-inference: setup  ## seconds that `fedmr infer` needs for a volume
+	$(BIN)/python benchmarks/inference.py
+
+bench-prepare: setup  ## seconds that `fedmr prepare` needs for a volume
+	$(BIN)/python benchmarks/prepare.py
 
 bench-he: setup  ## bytes, seconds and memory of encrypted aggregation
 	$(BIN)/python benchmarks/he.py

@@ -1,0 +1,131 @@
+"""How time and memory grow: with sites, rounds and weights in FLARE's simulator, and with the size of the images.
+
+    python benchmarks/growth.py
+
+A few steps on small scans, made here, so it needs no data; the tables go to benchmarks/results.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from common import alone, facts, forget_peak, memory, table, write_page
+from torch.nn.functional import avg_pool2d
+
+from federation import Run, make_job, mb, simulate
+from fedmr.circumstances import ROOT
+from fedmr.config import Task
+from fedmr.data import Volume
+from fedmr.jobs import read_task
+from fedmr.kinds import make_sampler
+from fedmr.nets import build, count_parameters
+from fedmr.physics import degrade
+from fedmr.training import Trainer, evaluate
+
+JOB = ROOT / "jobs" / "mscan_fedavg"
+ROUNDS = 3
+SCANS = {"patients": 3, "shape": (64, 60, 6)}  # one volume each to train, validate and test: nine steps a round
+SITES = (2, 4, 8, 16, 32)
+MANY_ROUNDS = (3, 12, 48)
+NETWORKS = {"demo": {}, "paper": {"channels": 64, "blocks": 8}}
+SIDES, SLICES, STEPS = (128, 256, 384, 512), 16, 10
+
+HEAD = ["seconds", "server and sites start, s", "a round, s", "of it overhead, s", "server", "largest site", "all"]
+
+
+def small(rounds: int, sites: int, overlay: str = "") -> tuple[Run, list[str]]:
+    """A job of a few steps, with the cells of HEAD."""
+    sys.path.append(str(ROOT / "tests"))
+    from phantoms import write_site
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for number in range(1, sites + 1):
+            write_site(folder / "data", f"site-{number}", number, **SCANS)
+        run = simulate(make_job(folder / "job", rounds, overlay=overlay), folder / "data", sites)
+    starts = run.stages["server starts"] + run.stages["sites start"]
+    later = (run.stages["sites work"] + run.stages["between rounds"]) / rounds
+    memories = [mb(run.memory[role]) for role in ("server", "site", "together")]
+    cells = [f"{run.seconds:.1f}", f"{starts:.1f}", f"{later:.2f}", f"{run.overhead:.2f}", *memories]
+    print(sites, "sites,", rounds, "rounds:", *cells, flush=True)
+    return run, cells
+
+
+def by_sites() -> list[str]:
+    """Bytes are a round's."""
+    rows = []
+    for number in SITES:
+        run, cells = small(ROUNDS, number)
+        rows.append([str(number), *cells, f"{run.down / number:,.0f}", f"{run.up / number:,.0f}"])
+    return table(["sites", *HEAD, "bytes down a site", "up"], rows)
+
+
+def by_rounds() -> list[str]:
+    return table(["rounds", *HEAD], [[str(number), *small(number, 2)[1]] for number in MANY_ROUNDS])
+
+
+def by_networks() -> list[str]:
+    rows = []
+    for name, arguments in NETWORKS.items():
+        weights = count_parameters(build(**read_task(JOB)["network"] | arguments))
+        entries = ", ".join(f"{key} = {value}" for key, value in arguments.items())
+        run, cells = small(ROUNDS, 2, f"task {{ network {{ {entries} }} }}")
+        rows.append([f"{name}, {weights:,} weights", *cells, f"{run.down / 2:,.0f}", f"{run.up / 2:,.0f}"])
+    return table(["network", *HEAD, "bytes down a site", "up"], rows)
+
+
+def one_image(side: int) -> list[str]:
+    """A site's training and evaluation on one volume, by one thread."""
+    torch.set_num_threads(1)
+    noise = torch.rand(SLICES, 1, side + 4, side + 4, generator=torch.Generator().manual_seed(0))
+    high = avg_pool2d(noise, 5, stride=1)[:, 0]
+    task = Task.from_dict(read_task(JOB))
+    forget_peak()
+    before, _ = memory()
+    started = time.perf_counter()
+    low = degrade(high, 2, "truncation")
+    volume = Volume("noise", "noise", "T1w", "train", high, low, 1.0)
+    trainer = Trainer(task, make_sampler([volume], task), rounds=1)
+    prepared = time.perf_counter()
+    number = iter(range(STEPS))
+    done = trainer.run_epoch(lambda: next(number, None) is None)
+    _, trained = memory()
+    forget_peak()
+    begun = time.perf_counter()
+    evaluate(trainer.net, [volume], task)
+    evaluated = time.perf_counter() - begun
+    cells = [f"{prepared - started:.2f}", f"{1000 * done.seconds / done.steps:.0f}", f"{evaluated:.2f}"]
+    return [f"{side} x {side}", *cells, mb(trained - before), mb(memory()[1] - before)]
+
+
+def by_images() -> list[str]:
+    head = ["slices", "degrade and index, s", "step, ms", "evaluate, s", "memory to train", "to evaluate"]
+    return table(head, [alone(one_image, side) for side in SIDES])
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    known = facts()
+    note = (
+        f"The first three tables: the demo job in the simulator with nine steps a round, {ROUNDS} rounds and two sites "
+        "where nothing else is said, every site a process of its own, all at once. A round: without the start of the "
+        "sites; overhead: less the slowest site's validation and training. Memory: largest of the server's processes "
+        "and of a site's; all: of all processes together, shared pages counted once. Bytes are of one round. Images: "
+        f"one site's volume of {SLICES} slices, one thread; memory beside what the process held before."
+    )
+    parts: list[list[str] | str] = []
+    for title, rows in (
+        ("Sites", by_sites),
+        ("Rounds", by_rounds),
+        ("Weights", by_networks),
+        ("Images", by_images),
+    ):
+        parts += [f"## {title}", rows()]
+    write_page("growth", "Growth of time and memory", known, *parts, note)
+
+
+if __name__ == "__main__":
+    main()
