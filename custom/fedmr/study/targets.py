@@ -70,8 +70,13 @@ def _differences(targets: Targets) -> str:
     for method, own in targets.methods.items():
         if method == targets.baseline:
             continue
-        cells = [difference([row for row in own if row["site"] == name], others, "psnr") for name in targets.names]
-        texts = [text_of(cell, 2) for cell in cells]
-        body.append([method, *texts, *(text_of(difference(own, others, m), d) for m, (_, d) in _METRICS.items())])
-    head = [f"difference from {targets.baseline}", *(f"{name}: PSNR" for name in targets.names)]
-    return markdown([*head, *(f"all: {title}" for title, _ in _METRICS.values())], body) if body else ""
+        at = [difference([row for row in own if row["site"] == name], others, "psnr") for name in targets.names]
+        body.append([method, *(text_of(one, 2) for one in [*at, difference(own, others, "psnr")])])
+        body[-1].append(text_of(difference(own, others, "ssim"), 4))
+    head = [
+        f"difference from {targets.baseline}",
+        *(f"{name}: PSNR" for name in targets.names),
+        "all: PSNR",
+        "all: SSIM",
+    ]
+    return markdown(head, body) if body else ""
