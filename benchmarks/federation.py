@@ -198,7 +198,7 @@ def report(data: Path, before: str, folder: Path) -> list[list[str] | str]:
         f"{sites} sites, {ROUNDS} rounds, the demo's data and network, start-up included. The one process trains on "
         f"the scans of all sites with all cores: {taken:,} steps, the sites together {federated:,.0f}. It evaluates "
         f"all validation volumes before each round as the sites do, once more at the end, and tests {TESTED_MODELS} "
-        f"models on all test volumes; the job takes {run.seconds / steps:.2f} times as long as `fedmr train` without them.",
+        f"models on all test volumes; without these the job takes {run.seconds / steps:.2f} times as long.",
         "Sites work: the slowest site's validation and training, summed over the rounds. Overhead of a round: median "
         "of the rounds after the first, from start to start, less the slowest site's work.",
         f"Largest memory: server {mb(run.memory['server'])}, a site {mb(run.memory['site'])}, all processes "

@@ -58,8 +58,11 @@ def nmse(prediction: Tensor, reference: Tensor) -> float:
     return float(difference / reference.double().square().sum())
 
 
-def ssim(prediction: Tensor, reference: Tensor, batch: int = 16) -> float:
+def ssim(prediction: Tensor, reference: Tensor, batch: int = 2) -> float:
     """Structural similarity, mean over slices (Wang et al., IEEE TIP 2004), in [-1, 1].
+
+    Of few slices at a time: buffers of sixteen leave the caches, take twice as long and 1.5 GB at 512 x 512. The value
+    is the same.
 
     Raises:
         ValueError: slices smaller than the 11 x 11 window.
