@@ -15,7 +15,7 @@ DATA ?= data
 REAL_DATA ?= ../shared/data
 
 .PHONY: help setup demo poc study test check sim jobs clean bench bench-step bench-data bench-optimisations \
-	bench-federation bench-growth bench-scale bench-inference bench-prepare bench-he bench-real
+	bench-federation bench-growth bench-scale bench-inference bench-prepare bench-he bench-mrcm bench-real
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -64,7 +64,7 @@ jobs: setup  ## render jobs/ from app_configs/ and check them
 	$(BIN)/fedmr jobs check
 
 bench: setup  ## all benchmarks; tables in benchmarks/results
-	for part in step data optimisations federation growth scale inference prepare he; do \
+	for part in step data optimisations federation growth scale inference prepare he mrcm; do \
 		$(MAKE) --no-print-directory bench-$$part; \
 	done
 	$(MAKE) --no-print-directory bench-real JOB=mscan_fedavg
@@ -97,6 +97,9 @@ bench-prepare: setup  ## seconds that `fedmr prepare` needs for a volume
 
 bench-he: setup  ## bytes, seconds and memory of encrypted aggregation
 	$(BIN)/python benchmarks/he.py
+
+bench-mrcm: setup  ## a step and the bytes of FL-MRCM beside FL-MR's
+	$(BIN)/python benchmarks/cross_site_modelling.py --paper
 
 bench-real: setup  ## train JOB on the real scans in REAL_DATA, tables into benchmarks/results
 	$(BIN)/python benchmarks/real_scans.py $(REAL_DATA) --job $(JOB)

@@ -16,10 +16,14 @@ ROUNDS = 3
 TINY = """
 include required("%s.conf")
 name = tiny
-task { network { channels = 8, blocks = 1 }, batch_size = 4, patch_size = 12, warmup_steps = 2 }
+task { %s, warmup_steps = 2 }
 num_rounds = %d
 %s
 """
+SMALL = {
+    "mscan": "network { channels = 8, blocks = 1 }, batch_size = 4, patch_size = 12",
+    "unet": "network { channels = 2, pools = 2 }, batch_size = 2, size = 40",
+}
 
 
 def simulate(
@@ -55,7 +59,8 @@ def write_hospitals(root: Path) -> Path:
 def render_tiny_job(folder: Path, rounds: int = ROUNDS, *, job: str = "mscan_fedavg", overlay: str = "") -> Path:
     """Render the job `tiny`, i.e. `job` made small, with further config lines, under `folder`; return its folder."""
     shutil.copytree(ROOT / "app_configs", folder / "app_configs")
-    (folder / "app_configs" / "tiny.conf").write_text(TINY % (job, rounds, overlay))
+    text = TINY % (job, SMALL[job.split("_")[0]], rounds, overlay)
+    (folder / "app_configs" / "tiny.conf").write_text(text)
     for path, text in rendered(folder / "app_configs", "tiny").items():
         (folder / "tiny" / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / "tiny" / path).write_text(text)

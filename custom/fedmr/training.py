@@ -23,7 +23,7 @@ class Hook:
     """What an algorithm may do during local training; every method may be left as it is."""
 
     def receive(self, arrays: Mapping[str, Tensor]) -> None:
-        """What the server sent beside the weights, by parameter name; before `round_started`."""
+        """What the server sent beside the weights, by name, if only nothing; before `round_started`."""
 
     def round_started(self, net: nn.Module) -> None:
         """The network holds the weights received for this round."""

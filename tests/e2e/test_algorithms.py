@@ -106,6 +106,19 @@ def test_the_simulator_gives_the_numbers_of_one_process(name, overlay, simulated
         assert matrices[0].psnr == pytest.approx(matrices[1].psnr, abs=1e-4)
 
 
+def test_the_simulator_gives_the_weights_of_one_process_for_cross_site_modelling(hospitals, tmp_path):
+    """Two sources and a target that does not train: the server takes its latents to them."""
+    target = "task.algorithm { target_sites = [site-3], train_target = false, vectors = 8 }"
+    job = render_tiny_job(tmp_path, 2, job="unet_flmrcm", overlay=target)
+    assert simulate(job, tmp_path / "w", hospitals, sites=3, threads=3).returncode == 0
+    assert (tmp_path / "w" / "server" / "log.txt").read_text().count("target site site-3 | 8 latents of") == 2
+    expected = federate(job, tmp_path / "one", hospitals, sites=SITES[:3])
+    models = [
+        torch.load(w / RUN / "app_server" / "FL_global_model.pt")["model"] for w in (tmp_path / "w", expected.home)
+    ]
+    assert max(float((models[0][key] - models[1][key]).abs().max()) for key in models[0]) < 1e-6
+
+
 def test_the_personal_model_is_streamed_and_saved_on_its_site(simulated):
     run = simulated("mscan_ditto", FEDOPT)
     for site, events in read_events(run).items():

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shutil
 from functools import cache
 from pathlib import Path
 
@@ -22,36 +21,19 @@ from fedmr.flare.algorithms import latents_message, unpack, with_latents
 from fedmr.flare.cross_site_modelling import CrossSiteScatterAndGather, OnlyLatents
 from fedmr.flare.learner import STATE_FILE
 from fedmr.guard import read_rejections
-from fedmr.jobs import rendered
 from fedmr.nets import build
 from fedmr.privacy import UnsafeError
 from fedmr.reconstruction import SliceSampler, load_volumes
 from fedmr.report import read_figures, read_rounds
 from fedmr.target_latents import LATENTS, site_latents
 from phantoms import write_site
-from simulator import ROOT
+from simulator import render_tiny_job
 
 SITES = ("site-1", "site-2", "site-3")
 ROUNDS, VECTORS, WIDTH = 3, 5, 32
 ALGORITHM = {"name": "flmrcm", "target_sites": ["site-3"], "vectors": VECTORS}
 NOISE = {"clip": 2.0, "noise_multiplier": 4.0, "delta": 1e-5}
 GOLDEN = Path(__file__).parent / "golden_flmrcm.json"
-TINY = """
-include required("%s.conf")
-name = tiny
-task { network { channels = 2, pools = 2 }, size = 40, batch_size = 2, warmup_steps = 2 }
-num_rounds = %d
-%s
-"""
-
-
-def render(folder, job, overlay=""):
-    shutil.copytree(ROOT / "app_configs", folder / "app_configs")
-    (folder / "app_configs" / "tiny.conf").write_text(TINY % (job, ROUNDS, overlay))
-    for path, text in rendered(folder / "app_configs", "tiny").items():
-        (folder / "tiny" / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / "tiny" / path).write_text(text)
-    return folder / "tiny"
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +53,7 @@ def run(data, tmp_path_factory):
 
     @cache
     def job(name, overlay):
-        return render(tmp_path_factory.mktemp("job"), name, overlay)
+        return render_tiny_job(tmp_path_factory.mktemp("job"), ROUNDS, job=name, overlay=overlay)
 
     def make(overlay="", job_name="unet_flmrcm", *, sites=SITES, restart=False, late=lambda *_: False, **algorithm):
         if job_name == "unet_flmrcm":

@@ -1,7 +1,5 @@
 """The job unet_flmr at tiny size, in one process: sites of different matrix sizes, coil numbers and masks."""
 
-import shutil
-
 import numpy as np
 import pytest
 import torch
@@ -11,31 +9,15 @@ from federation import federate
 from fedmr.error_maps import draw_errors
 from fedmr.flare.learner import STATE_FILE
 from fedmr.html import write_html
-from fedmr.jobs import rendered
 from fedmr.models import load_model
 from fedmr.report import labels_of, read_figures, read_run_task, table
 from phantoms import write_site
-from simulator import ROOT, SITES
+from simulator import SITES, render_tiny_job
 from test_reconstruction import change_datalist, write_kspace_site
 
 pytestmark = pytest.mark.e2e  # whole federations, in one process
 
-TINY = """
-include required("unet_flmr.conf")
-name = tiny
-task { network { channels = 2, pools = 2 }, size = 40, batch_size = 2, warmup_steps = 2 }
-num_rounds = %d
-%s
-"""
-
-
-def render(folder, rounds, overlay=""):
-    shutil.copytree(ROOT / "app_configs", folder / "app_configs")
-    (folder / "app_configs" / "tiny.conf").write_text(TINY % (rounds, overlay))
-    for path, text in rendered(folder / "app_configs", "tiny").items():
-        (folder / "tiny" / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / "tiny" / path).write_text(text)
-    return folder / "tiny"
+JOB = "unet_flmr"
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +34,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    return federate(render(folder, 2), folder / "home", data, sites=SITES)
+    return federate(render_tiny_job(folder, 2, job=JOB), folder / "home", data, sites=SITES)
 
 
 def state(run, site):
@@ -104,7 +86,7 @@ def test_the_run_is_a_model_with_a_reconstruction_card(run):
 @pytest.mark.parametrize("weighted", [False, True])
 def test_every_site_counts_the_same_unless_weights_by_steps_are_asked_for(data, tmp_path, weighted):
     overlay = "aggregator { path = fedmr.flare.aggregators.WeightedAggregator }" if weighted else ""
-    run = federate(render(tmp_path, 1, overlay), tmp_path / "home", data, sites=SITES[:3])
+    run = federate(render_tiny_job(tmp_path, 1, job=JOB, overlay=overlay), tmp_path / "home", data, sites=SITES[:3])
     sites = [state(run, site) for site in SITES[:3]]
     steps = [site["schedule"]["last_epoch"] for site in sites]
     assert len(set(steps)) > 1
@@ -115,5 +97,5 @@ def test_every_site_counts_the_same_unless_weights_by_steps_are_asked_for(data, 
 
 
 def test_new_processes_for_every_turn_change_nothing(data, run, tmp_path):
-    again = federate(render(tmp_path, 2), tmp_path / "home", data, sites=SITES, restart=True)
+    again = federate(render_tiny_job(tmp_path, 2, job=JOB), tmp_path / "home", data, sites=SITES, restart=True)
     assert all(torch.equal(a, b) for a, b in zip(saved(run).values(), saved(again).values(), strict=True))
