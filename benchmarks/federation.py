@@ -32,7 +32,7 @@ from fedmr.data import DATA_ROOT_VARIABLE, site_folders
 from fedmr.html.facts import read_log
 from fedmr.jobs import rendered
 from fedmr.local import evaluate_sites, train_pooled
-from fedmr.report import read_rounds
+from fedmr.report import read_figures, read_rounds
 
 ROUNDS = 5
 TESTED_MODELS = 2  # the job's last and best
@@ -43,12 +43,13 @@ _LINE = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) - ")
 
 @dataclass
 class Run:
-    """A finished job. Seconds by stage; per round what it took beside the slowest site's work; bytes by processes."""
+    """A finished job. Seconds by stage; per round what it took beside the slowest site's work; of the processes the
+    largest memory in bytes and number of threads; bytes sent in the last round."""
 
     folder: Path
     stages: dict[str, float]
     overheads: list[float]
-    memory: dict[str, int]
+    peaks: dict[str, int]
     up: int
     down: int
 
@@ -110,6 +111,7 @@ def look(parent: psutil.Process, peaks: dict[str, int]) -> None:
             with contextlib.suppress(psutil.Error, OSError, KeyError, ValueError):
                 role = "site" if "--client" in process.cmdline() else "server"
                 peaks[role] = max(peaks[role], memory(process.pid)[1])
+                peaks[f"{role} threads"] = max(peaks[f"{role} threads"], process.num_threads())
                 together += process.memory_full_info().pss
     peaks["together"] = max(peaks["together"], together)
 
@@ -193,7 +195,7 @@ def report(data: Path, before: str, folder: Path) -> list[list[str] | str]:
     head = ["way", "seconds", *run.stages, "overhead of a round", "times one process"]
     lines = (folder / "plain" / "log.jsonl").read_text().splitlines()
     taken = sum(json.loads(line)["steps"] for line in lines)
-    federated = sum(site["weight"] for entry in read_rounds(run.folder) for site in entry["sites"])
+    federated = sum(site["steps"] for entry in read_rounds(run.folder) for site in entry["sites"].values())
     notes = [
         f"{sites} sites, {ROUNDS} rounds, the demo's data and network, start-up included. The one process trains on "
         f"the scans of all sites with all cores: {taken:,} steps, the sites together {federated:,.0f}. It evaluates "
@@ -201,12 +203,15 @@ def report(data: Path, before: str, folder: Path) -> list[list[str] | str]:
         f"models on all test volumes; without these the job takes {run.seconds / steps:.2f} times as long.",
         "Sites work: the slowest site's validation and training, summed over the rounds. Overhead of a round: median "
         "of the rounds after the first, from start to start, less the slowest site's work.",
-        f"Largest memory: server {mb(run.memory['server'])}, a site {mb(run.memory['site'])}, all processes "
-        f"together {mb(run.memory['together'])}; the one process {mb(single['memory'])}. A round moves {run.down:,} "
+        f"Largest memory: server {mb(run.peaks['server'])}, a site {mb(run.peaks['site'])}, all processes "
+        f"together {mb(run.peaks['together'])}; the one process {mb(single['memory'])}. A round moves {run.down:,} "
         f"bytes down and {run.up:,} up.",
     ]
     if before:
-        notes.append(f"Weights of the two jobs' last models differ by at most {difference(*runs.values()):.1g}.")
+        weights, decibels = differences(*runs.values())
+        notes.append(
+            f"The two jobs' last models differ by {weights:.1g} in a weight and {decibels:.1g} dB in a site's PSNR."
+        )
     return [table(head, [one, *(row(title, each, base) for title, each in runs.items())]), *notes]
 
 
@@ -223,10 +228,12 @@ def checkout(commit: str, folder: Path) -> None:
     subprocess.run(["tar", "-x", "-C", str(folder)], input=archive.stdout, check=True)
 
 
-def difference(*runs: Run) -> float:
-    """Largest difference of a weight between the last models of two runs."""
-    one, other = (torch.load(run.folder / FINAL_MODEL, weights_only=True)["model"] for run in runs)
-    return max(float((one[name] - other[name]).abs().max()) for name in one)
+def differences(one: Run, other: Run) -> tuple[float, float]:
+    """Largest differences between the last models of two runs: of a weight, and of a site's test PSNR in dB."""
+    models = [torch.load(run.folder / FINAL_MODEL, weights_only=True)["model"] for run in (one, other)]
+    weights = max(float((models[0][name] - models[1][name]).abs().max()) for name in models[0])
+    tested = [read_figures(run.folder)["sites"] for run in (one, other)]
+    return weights, max(abs(tested[0][site]["model"]["psnr"] - tested[1][site]["model"]["psnr"]) for site in tested[0])
 
 
 def main() -> None:

@@ -33,7 +33,8 @@ MANY_ROUNDS = (3, 12, 48)
 NETWORKS = {"demo": {}, "paper": {"channels": 64, "blocks": 8}}
 SIDES, SLICES, STEPS = (128, 256, 384, 512), 16, 10
 
-HEAD = ["seconds", "server and sites start, s", "a round, s", "of it overhead, s", "server", "largest site", "all"]
+HEAD = ["seconds", "server and sites start, s", "a round, s", "of it overhead, s", "server", "its threads"]
+HEAD += ["largest site", "all"]
 
 
 def small(rounds: int, sites: int, overlay: str = "") -> tuple[Run, list[str]]:
@@ -48,8 +49,9 @@ def small(rounds: int, sites: int, overlay: str = "") -> tuple[Run, list[str]]:
         run = simulate(make_job(folder / "job", rounds, overlay=overlay), folder / "data", sites)
     starts = run.stages["server starts"] + run.stages["sites start"]
     later = (run.stages["sites work"] + run.stages["between rounds"]) / rounds
-    memories = [mb(run.memory[role]) for role in ("server", "site", "together")]
+    memories = [mb(run.peaks[role]) for role in ("server", "site", "together")]
     cells = [f"{run.seconds:.1f}", f"{starts:.1f}", f"{later:.2f}", f"{run.overhead:.2f}", *memories]
+    cells.insert(5, str(run.peaks["server threads"]))
     print(sites, "sites,", rounds, "rounds:", *cells, flush=True)
     return run, cells
 
@@ -113,7 +115,9 @@ def main() -> None:
         f"The first three tables: the demo job in the simulator with nine steps a round, {ROUNDS} rounds and two sites "
         "where nothing else is said, every site a process of its own, all at once. A round: without the start of the "
         "sites; overhead: less the slowest site's validation and training. Memory: largest of the server's processes "
-        "and of a site's; all: of all processes together, shared pages counted once. Bytes are of one round. Images: "
+        "and of a site's; all: of all processes together, shared pages counted once. In the simulator the server's "
+        "process also holds the site's end of every connection: these threads and their memory grow with the sites, what "
+        "it holds of updates does not (scale.md). Bytes are of one round. Images: "
         f"one site's volume of {SLICES} slices, one thread; memory beside what the process held before."
     )
     parts: list[list[str] | str] = []
