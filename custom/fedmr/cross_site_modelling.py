@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from fedmr.masks import seed_of
 from fedmr.nets.unet import SLOPE, UNet, pooled
+from fedmr.optimizers import OPTIMIZERS
 from fedmr.target_latents import LATENTS, latent_width
 from fedmr.training import Hook
 
@@ -138,7 +139,7 @@ class CrossSiteModelling(Hook):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed)
             identifier = DomainIdentifier(width)
-        self._optimizer = torch.optim.RMSprop(identifier.parameters(), lr=self.learning_rate)
+        self._optimizer = OPTIMIZERS["rmsprop"](identifier.parameters(), lr=self.learning_rate)
         return identifier
 
     def _targets(self, net: nn.Module, count: int) -> Tensor:
