@@ -57,6 +57,11 @@ def test_a_mean_over_some_of_the_sites_only_is_not_shown(rows):
     some = [one for one in rows if (one["training"], one["target"]) != ("aligned", "site-2")]
     text = target_tables(find_targets(some, PLAN))
     assert f"| aligned | 42.00 ± 1.41 | {NONE} | 62.00 ± 1.41 | {NONE} |" in text
+    some = [one for one in rows if one["cell"] != "aligned__site-2__seed-1"]
+    text = target_tables(find_targets(some, PLAN))
+    assert f"| aligned | 42.00 ± 1.41 | 51.00 | 62.00 ± 1.41 | {NONE} |" in text, (
+        "the seeds would differ in their sites"
+    )
 
 
 def test_a_study_without_several_sites_left_out_has_no_targets(rows):

@@ -60,9 +60,11 @@ def target_tables(targets: Targets) -> str:
 
 
 def _by_target(rows: Sequence[Row], names: Sequence[str], metric: str) -> list[Spread | None]:
-    """At every target, and their mean if all are there."""
+    """At every target, and their mean if every seed has all of them."""
     found = [spread([row for row in rows if row["site"] == name], metric) for name in names]
-    return [*found, spread(rows, metric) if all(found) else None]
+    done = {(row["seed"], row["site"]) for row in rows}
+    whole = len(done) == len({seed for seed, _ in done}) * len(names)
+    return [*found, spread(rows, metric) if whole else None]
 
 
 def _differences(targets: Targets) -> str:
