@@ -182,7 +182,7 @@ def test_training_improves_on_zero_filling_with_either_body(site, network):
 def test_the_papers_optimiser_can_be_chosen(site):
     task = make_task(optimizer="rmsprop", learning_rate=1e-4)
     trainer = Trainer(task, SliceSampler(load_volumes(site, task, ("train",)), task), rounds=1)
-    assert type(trainer.optimizer) is torch.optim.RMSprop
+    assert isinstance(trainer.optimizer, torch.optim.RMSprop)
     assert trainer.run_epoch().steps == 2
 
 

@@ -173,7 +173,7 @@ def test_the_committed_studies_can_be_read(path, tmp_path):
         write_site(tmp_path, f"site-{number}", seed=number)
     study = read_study(path, data=tmp_path, configs=CONFIGS)
     assert study.about
-    assert len({cell.seed for cell in study.cells}) == 3
+    assert len({cell.seed for cell in study.cells}) == (1 if path.stem.endswith("_variants") else 3)
 
 
 def result(cell, site="site-1", volume="v", method="global", seen=True, **figures):

@@ -93,13 +93,11 @@ def read_figures(run: Path) -> Figures:
     for name in ("FL_global_model.pt", "best_FL_global_model.pt"):
         if not (folder / "app_server" / name).is_file():
             raise RunError(f"{folder / 'app_server' / name} is missing: the job failed. Look into the server's log.txt")
-    expected, task = participants(run), read_run_task(run)
-    outside = Mrcm.from_dict(task.algorithm).outside if task and task.algorithm["name"] == "flmrcm" else ()
+    expected = participants(run)
+    trained = expected - _outside(folder)
     left_out = {(row["round"], row["site"]) for row in read_rejections(folder)}
     for record in read_rounds(run):
-        silent = {
-            site for site in expected - set(record["sites"]) - set(outside) if (record["round"], site) not in left_out
-        }
+        silent = {site for site in trained - set(record["sites"]) if (record["round"], site) not in left_out}
         if silent:
             absent = ", ".join(sorted(silent))
             raise RunError(f"round {record['round']}: no contribution from {absent}. Look into that site's log.txt")
@@ -108,6 +106,13 @@ def read_figures(run: Path) -> Figures:
     if absent:
         raise RunError(f"no test figures of the final model from {absent}. Look into that site's log.txt")
     return summarise({site: results[site] for site in sorted(expected)})
+
+
+def _outside(folder: Path) -> set[str]:
+    """Sites that do not train: FL-MRCM's targets, if the job says so."""
+    config = folder / "app_server" / "config"
+    algorithm = read_task(config).get("algorithm", {}) if config.is_dir() else {}
+    return set(Mrcm.from_dict(algorithm).outside) if algorithm.get("name") == "flmrcm" else set()
 
 
 def read_results(run: Path, model: str = FINAL_MODEL) -> dict[str, Figures]:
