@@ -131,7 +131,7 @@ def _arm(
         task |= changed
         trained, unseen = _sites(settings, sites)
         if unseen and "target_sites" in task.get("algorithm", {}):  # adapt to the sites that are tested as unseen
-            task["algorithm"] |= {"target_sites": list(unseen), "train_target": False}
+            task["algorithm"] = {**task["algorithm"], "target_sites": list(unseen), "train_target": False}
         return Cell(
             arm=arm,
             seed=0,
