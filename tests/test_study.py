@@ -104,6 +104,22 @@ def test_a_site_left_out_is_the_target_where_the_algorithm_has_one(read):
     assert first.task["algorithm"]["target_sites"] == ["site-4"]
 
 
+def test_arms_of_one_variant_each_have_their_own_target(read):
+    study = read("""
+base: {job: unet_flmrcm, network: {channels: 2}}
+baseline: light
+axes:
+  training:
+    light: {algorithm: {name: flmrcm, target_sites: [site-1], weight: 0.1}}
+  target:
+    first: {leave_out: [site-1]}
+    second: {leave_out: [site-2]}
+""")
+    found = {cell.arm[1]: cell.task["algorithm"]["target_sites"] for cell in study.cells}
+    assert found == {"first": ["site-1"], "second": ["site-2"]}
+    assert all(cell.guests == cell.unseen for cell in study.cells)
+
+
 def test_an_arm_is_compared_with_the_baseline_of_its_own_other_variants(read):
     study = read(GRID)
     assert study.counterpart(("none", "parallel")) == ("joint", "parallel")
