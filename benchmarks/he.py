@@ -268,9 +268,9 @@ def main() -> None:
     if arguments.rounds:
         title, lines, target = "Rounds with encrypted aggregation", rounds(), RESULTS / "he_rounds.md"
         note = (
-            f"Two sites over TLS on this machine, {TURNS} runs of {ROUNDS} rounds, the first rounds not counted. An epoch "
-            "is some twenty steps of 4 patches of 12 x 12 LR pixels: with one a round, it is little but messages. Times "
-            "plain: of the fastest rounds."
+            f"Two sites over TLS on this machine, {TURNS} runs of {ROUNDS} rounds, the first rounds not counted. "
+            "An epoch is some twenty steps of 4 patches of 12 x 12 LR pixels: with one a round, it is little but "
+            "messages. Times plain: of the fastest rounds."
         )
     else:
         title, lines, target = "Encrypted aggregation", messages(), RESULTS / "he.md"
