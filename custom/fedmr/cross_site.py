@@ -10,8 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from fedmr.jobs import read_task
-from fedmr.report import RunError, find_run, participants
+from fedmr.report import RunError, find_run, participants, read_algorithm
 
 OF_SERVER = "SRV_"  # FLARE's mark on the models that are the server's
 _NAMES = {
@@ -54,8 +53,7 @@ def read_matrix(run: Path) -> Matrix:
 
 def trained_alone(run: Path) -> bool:
     """Whether every site trained alone, so that there are no global models and each tested its own in their place."""
-    config = find_run(run) / "app_server" / "config"
-    return config.is_dir() and read_task(config).get("algorithm", {}).get("name") == "local"
+    return read_algorithm(run).get("name") == "local"
 
 
 def _results(run: Path) -> dict[str, dict[str, Any]]:

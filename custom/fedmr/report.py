@@ -94,7 +94,7 @@ def read_figures(run: Path) -> Figures:
         if not (folder / "app_server" / name).is_file():
             raise RunError(f"{folder / 'app_server' / name} is missing: the job failed. Look into the server's log.txt")
     expected = participants(run)
-    trained = expected - _outside(folder)
+    trained = expected - _outside(run)
     left_out = {(row["round"], row["site"]) for row in read_rejections(folder)}
     for record in read_rounds(run):
         silent = {site for site in trained - set(record["sites"]) if (record["round"], site) not in left_out}
@@ -108,10 +108,16 @@ def read_figures(run: Path) -> Figures:
     return summarise({site: results[site] for site in sorted(expected)})
 
 
-def _outside(folder: Path) -> set[str]:
+def read_algorithm(run: Path) -> dict[str, Any]:
+    """The algorithm's block in a run's task; empty where the server kept no config or trained nothing."""
+    config = find_run(run) / "app_server" / "config"
+    algorithm: dict[str, Any] = read_task(config).get("algorithm", {}) if config.is_dir() else {}
+    return algorithm
+
+
+def _outside(run: Path) -> set[str]:
     """Sites that do not train: FL-MRCM's targets, if the job says so."""
-    config = folder / "app_server" / "config"
-    algorithm = read_task(config).get("algorithm", {}) if config.is_dir() else {}
+    algorithm = read_algorithm(run)
     return set(Mrcm.from_dict(algorithm).outside) if algorithm.get("name") == "flmrcm" else set()
 
 
