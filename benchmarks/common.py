@@ -44,9 +44,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def write_page(name: str, title: str, known: dict[str, str], *parts: list[str] | str) -> None:
-    """Write benchmarks/results/NAME.md from tables and paragraphs, and print it."""
+    """Write benchmarks/results/NAME.md from tables and paragraphs, and print it; NAME_cuda.md of a GPU's figures."""
     blocks = [f"# {title}", "\n".join(f"- {key}: {value}" for key, value in known.items())]
     blocks += [part if isinstance(part, str) else "\n".join(part) for part in parts]
-    target = RESULTS / f"{name}.md"
+    device = known.get("device", "cpu")
+    target = RESULTS / f"{name if device == 'cpu' else f'{name}_{device}'}.md"
     target.write_text("\n\n".join(blocks) + "\n")
     print(target.read_text())

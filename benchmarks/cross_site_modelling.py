@@ -216,9 +216,7 @@ def main() -> None:
         "network. Making the source's images is not in the times. In one process the target gives as many images to a "
         "step as the source."
     )
-    write_page(
-        "cross_site_modelling" if DEVICE == "cpu" else f"cross_site_modelling_{DEVICE}", "FL-MRCM", known, *parts, note
-    )
+    write_page("cross_site_modelling", "FL-MRCM", known, *parts, note)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ on the machine shows little; those of `--rounds` are by the clock and need a qui
 import argparse
 import json
 import logging
-import multiprocessing
 import os
 import re
 import resource
@@ -19,13 +18,14 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import alone
 
 from fedmr.circumstances import ROOT, circumstances
 
@@ -171,12 +171,6 @@ def server(folder: Path, job: str, packing: dict[str, float]) -> dict[str, float
     (folder / "down").write_bytes(content)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2  # Linux gives KiB
     return figures | {"down": len(content), "memory": peak}
-
-
-def alone(function: Callable[..., dict[str, float]], *arguments: Any) -> dict[str, float]:
-    """Run in a new process."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(function, arguments)
 
 
 def messages() -> list[str]:

@@ -215,9 +215,7 @@ def main() -> None:
         "thread. The U-Net works on the interpolated patch, of twice the side. Demo size: the networks of the study "
         "[peers_steps](../studies/peers_steps.yaml); paper size: as published, RCAN smaller."
     )
-    write_page(
-        "training_step" if DEVICE == "cpu" else f"training_step_{DEVICE}", "A training step", known, *parts, note
-    )
+    write_page("training_step", "A training step", known, *parts, note)
 
 
 if __name__ == "__main__":
