@@ -117,3 +117,14 @@ def test_a_taken_port_is_replaced_by_a_free_one():
         port = taken.getsockname()[1]
         assert free_port(port) != port
     assert free_port(port) == port
+
+
+def test_a_port_whose_server_has_just_closed_its_connections_is_free():
+    with socket.create_server(("localhost", 0)) as server:
+        port = server.getsockname()[1]
+        with socket.create_connection(("localhost", port)):
+            assert free_port(port) != port
+            server.accept()[0].close()  # first, so that its end waits for late packets
+    with socket.socket() as plain, pytest.raises(OSError, match="in use"):
+        plain.bind(("localhost", port))
+    assert free_port(port) == port

@@ -200,6 +200,7 @@ def free_port(wanted: int) -> int:
     """The port if nothing listens there, else one that is free now."""
     for port in (wanted, 0):
         with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # closed connections linger for a minute
             try:
                 probe.bind(("", port))
             except OSError:
