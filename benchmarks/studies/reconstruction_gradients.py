@@ -52,7 +52,7 @@ def _gradient(value: Tensor, parameters: list[nn.Parameter]) -> Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="data root that reconstruction_data.py made")
+    parser.add_argument("data", type=Path, help="data root that smaller_scans.py made")
     parser.add_argument("--source", default="site-1")
     parser.add_argument("--target", default="site-4")
     arguments = parser.parse_args()

@@ -1,7 +1,7 @@
-"""The study of reconstruction with every cell in one process, which spares it the start of five processes per cell.
+"""A study with every cell in one process, which spares a cell the start and the imports of five.
 
-    python benchmarks/studies/reconstruction_run.py runs/real_small runs/studies/reconstruction
-    fedmr report runs/studies/reconstruction
+    python benchmarks/studies/in_one_process.py benchmarks/studies/training.yaml runs/small runs/studies/training
+    fedmr report runs/studies/training
 
 FLARE's own workflows and the job's own components run by `tests/federation.py`, which serialises messages, and leaves
 what the simulator leaves; tests/e2e compares the two. `fedmr study` runs the same cells in the simulator. Bytes are of
@@ -42,9 +42,9 @@ _finished: dict[Path, tuple[Federation, float]] = {}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="data root that reconstruction_data.py made")
+    parser.add_argument("study", type=Path, help="its YAML file")
+    parser.add_argument("data", type=Path, help="data root, such as smaller_scans.py makes")
     parser.add_argument("out", type=Path, help="the study's folder")
-    parser.add_argument("--study", type=Path, default=Path(__file__).with_suffix("").with_name("reconstruction.yaml"))
     parser.add_argument("--cells", default="", help="regular expression; other cells are left for a later call")
     arguments = parser.parse_args()
     configs = ROOT / "app_configs"

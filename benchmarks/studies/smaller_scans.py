@@ -1,10 +1,9 @@
-"""Smaller copies of prepared sites, so that a cell of the study of reconstruction takes a minute or two.
+"""Smaller copies of prepared sites, so that a cell of a study takes a minute or two.
 
-    python benchmarks/studies/reconstruction_data.py runs/real runs/real_small
-    fedmr study benchmarks/studies/reconstruction.yaml --data runs/real_small
+    python benchmarks/studies/smaller_scans.py runs/real runs/real_small --side 128
 
-Of every scan some slices are kept, and of these the middle of k-space, as of a scan of the same field of view with a
-smaller matrix.
+Of every scan some slices are kept, and of these the middle of k-space where a side is given, as of a scan of the same
+field of view with a smaller matrix.
 """
 
 import argparse
@@ -20,8 +19,7 @@ from fedmr.data import read_datalist, site_folders
 from fedmr.kspace import fit
 from fedmr.physics import fft2c, ifft2c
 
-SLICES = {"train": 24, "val": 8, "test": 16}
-SIDE = 128  # of the matrix, at most
+SPLITS = ("train", "val", "test")
 _MIDDLE = 0.1, 0.9  # of the stack, where the head is
 
 
@@ -29,22 +27,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="data root with the prepared sites, or of `fedmr demo-data`")
     parser.add_argument("out", type=Path, help="data root to fill")
+    parser.add_argument("--side", type=int, help="of the matrix, at most; else it stays")
+    parser.add_argument(
+        "--slices", type=int, nargs=3, default=[24, 8, 16], metavar=("TRAIN", "VAL", "TEST"), help="of a scan of each split"
+    )
     arguments = parser.parse_args()
+    slices = dict(zip(SPLITS, arguments.slices, strict=True))
     for folder in site_folders(arguments.data):
         datalist = read_datalist(folder)
-        volumes = [reduce(folder, arguments.out / folder.name, entry) for entry in datalist["volumes"]]
+        volumes = [
+            reduce(folder, arguments.out / folder.name, entry, slices[entry["split"]], arguments.side)
+            for entry in datalist["volumes"]
+        ]
         text = json.dumps(datalist | {"volumes": volumes}, indent=1) + "\n"
         (arguments.out / folder.name / "datalist.json").write_text(text)
         print(f"{folder.name}: {', '.join(str(volume['shape']) for volume in volumes)}")
 
 
-def reduce(folder: Path, target: Path, entry: dict[str, Any]) -> dict[str, Any]:
+def reduce(folder: Path, target: Path, entry: dict[str, Any], slices: int, side: int | None) -> dict[str, Any]:
     """Write the smaller scan (x, y, slices) float32 at the same path under `target`, and return its entry."""
     scan = nib.load(folder / entry["image"])
     voxels = np.asanyarray(scan.dataobj, dtype=np.float32)
     low, high = (share * (voxels.shape[2] - 1) for share in _MIDDLE)
-    chosen = np.unique(np.linspace(low, high, SLICES[entry["split"]]).round().astype(int))
-    small = smaller(voxels[:, :, chosen])
+    chosen = np.unique(np.linspace(low, high, slices).round().astype(int))
+    small = smaller(voxels[:, :, chosen], side) if side else voxels[:, :, chosen]
     affine = scan.affine.copy()
     affine[:3, 3] += affine[:3, 2] * chosen[0]
     shrunk = np.array([*(a / b for a, b in zip(voxels.shape, small.shape, strict=True))])
@@ -56,10 +62,10 @@ def reduce(folder: Path, target: Path, entry: dict[str, Any]) -> dict[str, Any]:
     return {**entry, "shape": list(small.shape)}
 
 
-def smaller(voxels: np.ndarray) -> np.ndarray:
-    """Slices (x, y, S) with the middle of k-space only, so that neither side is above `SIDE`; same intensities."""
+def smaller(voxels: np.ndarray, side: int) -> np.ndarray:
+    """Slices (x, y, S) with the middle of k-space only, so that neither side of them is longer; same intensities."""
     old = voxels.shape[:2]
-    factor = min(1.0, SIDE / max(old))
+    factor = min(1.0, side / max(old))
     size = round(old[0] * factor), round(old[1] * factor)
     slices = torch.from_numpy(np.ascontiguousarray(voxels.transpose(2, 0, 1)))
     image = ifft2c(fit(fft2c(slices), size)).abs() * (size[0] * size[1] / (old[0] * old[1])) ** 0.5
