@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fedmr.losses import WeightedSum
 from fedmr.metrics import ssim
-from fedmr.nets import build
+from fedmr.nets import build, mscan
 from fedmr.nets.mscan import Fusion
 from fedmr.optimizers import OPTIMIZERS
 
@@ -45,17 +45,36 @@ def gradient_step(net: nn.Module) -> Step:
     return step
 
 
+def moved(size: str) -> nn.Module:
+    """MSCAN away from its start, where attention and the last layer are zero."""
+    net = build("mscan", **SIZES[size])
+    generator = torch.Generator().manual_seed(0)
+    for parameter in net.parameters():
+        parameter.data += 0.01 * torch.randn(parameter.shape, generator=generator)
+    return net
+
+
 def fusions(size: str) -> tuple[Step, Step]:
     """MSCAN with attention's gains on the features, and in the weights."""
-    after = build("mscan", **SIZES[size])
-    generator = torch.Generator().manual_seed(0)
-    for parameter in after.parameters():  # attention and the last layer start at zero
-        parameter.data += 0.01 * torch.randn(parameter.shape, generator=generator)
+    after = moved(size)
     before = copy.deepcopy(after)
     for module in before.modules():
         if isinstance(module, Fusion):
             module.__class__ = WeighedFeatures
     return gradient_step(before), gradient_step(after)
+
+
+def means(size: str) -> tuple[Step, Step]:
+    """MSCAN with the features' averages by torch's mean, and by a sum."""
+    after = gradient_step(moved(size))
+
+    def before() -> Tensor:
+        ours, mscan.spatial_mean = mscan.spatial_mean, lambda features: features.mean(dim=(2, 3))
+        gradient = after()
+        mscan.spatial_mean = ours
+        return gradient
+
+    return before, after
 
 
 def adam(net: nn.Module, make: Callable[..., torch.optim.Optimizer]) -> Step:
@@ -142,6 +161,7 @@ def main() -> None:
     for size in SIZES:
         steps = fusions(size)
         rows.append([f"{size} size: attention's gains in the weights, not on the features", *compare(*steps, turns)])
+        rows.append([f"{size} size: attention's averages by a sum", *compare(*means(size), turns)])
         rows.append([f"{size} size: Adam in one kernel", *compare(*adams(size), turns)])
     rows.append(["SSIM of few slices at a time", *compare(*similarities(), max(turns // 4, 1))])
     head = ["optimisation", "before", "after", "after / before", "largest difference"]

@@ -29,7 +29,12 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="data root to fill")
     parser.add_argument("--side", type=int, help="of the matrix, at most; else it stays")
     parser.add_argument(
-        "--slices", type=int, nargs=3, default=[24, 8, 16], metavar=("TRAIN", "VAL", "TEST"), help="of a scan of each split"
+        "--slices",
+        type=int,
+        nargs=3,
+        default=[24, 8, 16],
+        metavar=("TRAIN", "VAL", "TEST"),
+        help="of a scan of each split",
     )
     arguments = parser.parse_args()
     slices = dict(zip(SPLITS, arguments.slices, strict=True))

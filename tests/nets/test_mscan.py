@@ -5,7 +5,7 @@ import torch
 
 from fedmr.losses import WeightedSum
 from fedmr.nets import build, count_parameters
-from fedmr.nets.mscan import Fusion
+from fedmr.nets.mscan import Fusion, spatial_mean
 from fedmr.physics import interpolate
 
 VARIANTS = list(itertools.product(("chain", "parallel", "single"), ("joint", "softmax", "none"), (True, False)))
@@ -52,6 +52,15 @@ def test_attention_starts_at_gain_one():
         torch.nn.init.constant_(net.tail.weight, 0.1)
     low = torch.rand(1, 1, 10, 10)
     assert torch.allclose(with_attention(low), without(low), atol=1e-5)
+
+
+def test_averages_and_their_gradients_are_those_of_torch():
+    features = torch.rand(2, 6, 5, 7, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    weights = torch.arange(12.0).view(2, 6)
+    averages, expected = spatial_mean(features), features.mean(dim=(2, 3))
+    torch.testing.assert_close(averages, expected)
+    gradients = [torch.autograd.grad((value * weights).sum(), features)[0] for value in (averages, expected)]
+    torch.testing.assert_close(*gradients)
 
 
 def test_gains_in_the_weights_of_the_fusion_are_gains_on_its_features():

@@ -35,6 +35,11 @@ def start_he(layer: nn.Module, gain: float = 1.0) -> None:
         nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
 
+def spatial_mean(features: Tensor) -> Tensor:
+    """(N, C, h, w) to (N, C). As `.mean`, whose gradient fills an array of the features' size."""
+    return features.sum(dim=(2, 3)) / features[0, 0].numel()
+
+
 class ScaleAttention(nn.Module):
     """Attention among the features at different scales; every gain starts at 1.
 
@@ -54,7 +59,7 @@ class ScaleAttention(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Features (N, S*C, h, w) to their gains (N, S*C)."""
         n = features.shape[0]
-        pooled = features.mean(dim=(2, 3))
+        pooled = spatial_mean(features)
         if self.kind == "softmax":
             pooled = pooled.view(n, N_SCALES, -1).sum(dim=1)
         # leaky: with few squeezed channels all of them can die under a plain ReLU, and attention with them
