@@ -11,6 +11,7 @@ import pytest
 import torch
 from nvflare.apis.dxo import DXO, DataKind, MetaKey
 from nvflare.app_common.app_constant import AlgorithmConstants, AppConstants
+from nvflare.fuel.utils import fobs
 
 from federation import federate
 from fedmr.cross_site import read_matrix
@@ -67,6 +68,7 @@ def distance(a, b):
     [
         ("mscan_fedprox", "task.algorithm.mu = 0.0"),
         ("mscan_fedopt", SGD),
+        ("mscan_fedavgm", "server_step.args.optimizer_args.args.momentum = 0"),
         ("mscan_ditto", ""),
         ("mscan_cross_site", ""),
     ],
@@ -82,7 +84,7 @@ def test_the_first_round_of_scaffold_is_fedavg(run):
     assert distance(global_model(run("mscan_scaffold", one)), global_model(run("mscan_fedavg", one))) == 0
 
 
-@pytest.mark.parametrize("job", ["mscan_fedprox", "mscan_scaffold", "mscan_fedopt", "mscan_local"])
+@pytest.mark.parametrize("job", ["mscan_fedprox", "mscan_scaffold", "mscan_fedopt", "mscan_fedavgm", "mscan_local"])
 def test_every_other_algorithm_ends_in_another(run, job):
     assert distance(global_model(run(job)), global_model(run("mscan_fedavg"))) > 1e-5
 
@@ -116,6 +118,22 @@ def test_the_servers_control_is_the_mean_of_the_sites_weighted_as_their_updates(
         mean = sum(n * control[name].double() for n, control in zip(steps, own, strict=True)) / sum(steps)
         assert np.abs(value).max() > 0
         assert np.allclose(value, mean.numpy(), rtol=1e-5, atol=1e-9), name
+
+
+def test_the_server_of_fedavgm_adds_half_of_its_last_step(run):
+    """The second round by hand, from the weights that it started from and those that the sites made of them."""
+    federation = run("mscan_fedavgm", "num_rounds = 2")
+    kept, rounds = states(federation), read_rounds(federation.home)
+    steps = {site: rounds[1]["sites"][site]["steps"] for site in SITES}
+    sent = [message for site, task, message, _ in federation.messages if (site, task) == ("site-1", "train")]
+    start, second = (unpack(fobs.loads(message))[0] for message in sent)
+    expected = {
+        name: sum(steps[s] * kept[s]["net"][name].double() for s in SITES) / sum(steps.values())
+        + 0.5 * torch.as_tensor(second[name].astype("double") - start[name])
+        for name in start
+    }
+    assert distance(global_model(federation), {name: value.float() for name, value in expected.items()}) < 1e-6
+    assert max(np.abs(second[name] - start[name]).max() for name in start) > 1e-3
 
 
 def test_the_server_of_fedopt_steps_by_torch_adam(run):
