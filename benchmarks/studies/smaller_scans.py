@@ -53,13 +53,13 @@ def reduce(folder: Path, target: Path, entry: dict[str, Any], slices: int, side:
     """Write the smaller scan (x, y, slices) float32 at the same path under `target`, and return its entry."""
     scan = nib.load(folder / entry["image"])
     voxels = np.asanyarray(scan.dataobj, dtype=np.float32)
-    low, high = (share * (voxels.shape[2] - 1) for share in _MIDDLE)
+    low, high = (share * (voxels.shape[2] - 1) for share in (_MIDDLE if slices > 1 else (0.5, 0.5)))
     chosen = np.unique(np.linspace(low, high, slices).round().astype(int))
     small = smaller(voxels[:, :, chosen], side) if side else voxels[:, :, chosen]
     affine = scan.affine.copy()
     affine[:3, 3] += affine[:3, 2] * chosen[0]
     shrunk = np.array([*(a / b for a, b in zip(voxels.shape, small.shape, strict=True))])
-    shrunk[2] = (chosen[-1] - chosen[0]) / max(len(chosen) - 1, 1)
+    shrunk[2] = (chosen[-1] - chosen[0]) / (len(chosen) - 1) if len(chosen) > 1 else 1
     affine[:3, :3] *= shrunk
     path = target / entry["image"]
     path.parent.mkdir(parents=True, exist_ok=True)
