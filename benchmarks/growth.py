@@ -30,6 +30,7 @@ ROUNDS = 3
 SCANS = {"patients": 3, "shape": (64, 60, 6)}  # one volume each to train, validate and test: nine steps a round
 SITES = (2, 4, 8, 16, 32)
 MANY_ROUNDS = (3, 12, 48)
+FEW_OR_MANY = (2, 16)
 NETWORKS = {"demo": {}, "paper": {"channels": 64, "blocks": 8}}
 SIDES, SLICES, STEPS = (128, 256, 384, 512), 16, 10
 
@@ -70,13 +71,16 @@ def by_rounds() -> list[str]:
 
 
 def by_networks() -> list[str]:
+    """What a site adds to the server should not depend on the weights."""
     rows = []
     for name, arguments in NETWORKS.items():
         weights = count_parameters(build(**read_task(JOB)["network"] | arguments))
         entries = ", ".join(f"{key} = {value}" for key, value in arguments.items())
-        run, cells = small(ROUNDS, 2, f"task {{ network {{ {entries} }} }}")
-        rows.append([f"{name}, {weights:,} weights", *cells, f"{run.down / 2:,.0f}", f"{run.up / 2:,.0f}"])
-    return table(["network", *HEAD, "bytes down a site", "up"], rows)
+        for sites in FEW_OR_MANY:
+            run, cells = small(ROUNDS, sites, f"task {{ network {{ {entries} }} }}")
+            sent = f"{run.down / sites:,.0f}", f"{run.up / sites:,.0f}"
+            rows.append([f"{name}, {weights:,} weights", str(sites), *cells, *sent])
+    return table(["network", "sites", *HEAD, "bytes down a site", "up"], rows)
 
 
 def one_image(side: int) -> list[str]:
