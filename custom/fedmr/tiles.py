@@ -23,6 +23,7 @@ BATCH_PIXELS = 2**16  # LR pixels per forward pass: more is slower on a CPU, who
 FAST_ERROR = 1e-3
 _PROBE = 16  # side of the image on which memory is measured
 _NOISE = 96  # side of the image on which `FAST_ERROR` is measured
+_MEANS, _SUMS = (torch.mean, Tensor.mean), (torch.sum, Tensor.sum)
 _INTERPOLATION = 2  # LR pixels to each side that interpolation reads
 
 
@@ -213,8 +214,10 @@ class _Pooling(TorchFunctionMode):
         if not _pools_all(func, args, kwargs):
             return func(*args, **kwargs)
         features: Tensor = args[0]
-        mean = self._mean(features).to(features.dtype)
-        return func(mean[..., None, None], *args[1:], **kwargs)
+        pooled = self._mean(features)
+        if func in _SUMS:  # of which the caller makes a mean, by the size of what it has
+            pooled = pooled * features[0, 0].numel()
+        return func(pooled.to(features.dtype)[..., None, None], *args[1:], **kwargs)
 
     def _mean(self, features: Tensor) -> Tensor:
         if self.tile is None:
@@ -231,7 +234,7 @@ class _Pooling(TorchFunctionMode):
 def _pools_all(func: Any, args: Any, kwargs: dict[str, Any]) -> bool:
     if func is F.adaptive_avg_pool2d:
         return (args[1] if len(args) > 1 else kwargs["output_size"]) in (1, (1, 1))
-    if func not in (torch.mean, Tensor.mean) or args[0].ndim != 4:
+    if func not in (*_MEANS, *_SUMS) or args[0].ndim != 4:
         return False
     dims = kwargs.get("dim", args[1] if len(args) > 1 else None)
     return isinstance(dims, tuple | list) and {d % 4 for d in dims} == {2, 3}
