@@ -9,20 +9,22 @@ Needs no data; the table goes to benchmarks/results.
 
 import argparse
 import copy
-import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import torch
+from common import facts, table, write_page
 from torch import Tensor, nn
+from training_step import make
 
 from fedmr.card import make_card
-from fedmr.circumstances import ROOT, circumstances
+from fedmr.circumstances import ROOT
 from fedmr.config import Task
 from fedmr.infer import infer
 from fedmr.jobs import read_task
@@ -44,21 +46,31 @@ def ways(model: Model, device: str) -> dict[str, Way]:
     plain = copy.deepcopy(net).to(memory_format=torch.contiguous_format).eval()
 
     @torch.no_grad()
-    def loop(low: Tensor) -> Tensor:
-        return torch.cat([plain(part[None, None].to(device)).cpu()[0] for part in low]).clamp_min(0)
+    def loop(network: Way, low: Tensor) -> Tensor:
+        return torch.cat([network(part[None, None].to(device)).cpu()[0] for part in low]).clamp_min(0)
 
     def batched(network: SliceNetwork) -> Way:
         """In the batches of `infer_volume.SuperResolver`."""
         return lambda low: torch.cat([network(part) for part in low.split(max(1, BATCH_PIXELS // low[0].numel()))])
 
+    compiled = torch.compile(plain)
     fast = SliceNetwork(net, scale, exact=False)
     return {
-        "plain loop over slices": loop,
+        "plain loop over slices": partial(loop, plain),
+        "the same, channels_last": partial(loop, net.eval()),
+        "the same, torch.compile": partial(loop, compiled),
         "`training.super_resolve` (evaluation)": lambda low: super_resolve(net, low, (scale * SIDE, scale * SIDE)),
         "`fedmr infer`, 32 bits": batched(SliceNetwork(net, scale)),
         f"`fedmr infer --fast`, {'16-bit convolutions' if fast.fast else '32 bits: no 16-bit hardware'}": batched(fast),
         "`fedmr infer --tile 128`, 32 bits": batched(SliceNetwork(net, scale, tile=128)),
     }
+
+
+def networks(size: str, device: str) -> dict[str, Way]:
+    """Slices through networks of the benchmark of training, EDSR first."""
+    titles = ("EDSR", "MSCAN", "RCAN", "MSRN")
+    nets = {f"{title}, {size} size": make(size, title).to(device) for title in titles}
+    return {title: SliceNetwork(net, 2) for title, net in nets.items()}
 
 
 def measure(functions: dict[str, Way], volume: Tensor) -> dict[str, tuple[list[float], float]]:
@@ -90,15 +102,15 @@ def command_seconds(model: Model, volume: Tensor) -> float:
         return time.perf_counter() - started
 
 
-def rows(functions: dict[str, Way], volume: Tensor) -> list[str]:
-    """The table: per way seconds per volume and the median over turns of the ratio to the plain loop."""
+def rows(functions: dict[str, Way], volume: Tensor) -> list[list[str]]:
+    """Per way milliseconds per slice, the median over turns of the ratio to the first, and the difference from it."""
     measured = measure(functions, volume)
     base = next(iter(measured.values()))[0]
-    lines = ["| way | seconds per volume | times as fast | largest difference |", "|---|---|---|---|"]
+    cells = []
     for name, (times, worst) in measured.items():
         faster = statistics.median(b / t for b, t in zip(base, times, strict=True))
-        lines.append(f"| {name} | {statistics.median(times) * len(times):.1f} | {faster:.2f} | {worst:.1g} |")
-    return lines
+        cells.append([name, f"{1000 * statistics.median(times) / TURN:.0f}", f"{faster:.2f}", f"{worst:.1g}"])
+    return cells
 
 
 def main() -> None:
@@ -106,7 +118,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path)
     parser.add_argument("--slices", type=int, default=128)
     arguments = parser.parse_args()
-    facts, device = circumstances(), "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     if arguments.model:
         model = load_model(arguments.model)
     else:
@@ -116,22 +128,22 @@ def main() -> None:
     # smooth, as scans are: noise alone would be the worst case for rounding
     noise = torch.rand(arguments.slices, 1, SIDE + 4, SIDE + 4, generator=torch.Generator().manual_seed(0))
     volume = nn.functional.avg_pool2d(noise, 5, stride=1)[:, 0]
-    lines = rows(ways(model, device), volume)
+    by_way = rows(ways(model, device), volume)
+    by_network = [row[:3] for size in ("demo", "paper") for row in rows(networks(size, device), volume[: 4 * TURN])]
     whole = command_seconds(model, volume)
-    facts |= {
+    known = facts(device=device) | {
         "network": str(dict(model.task.network)),
         "volume": f"{SIDE} x {SIDE} x {arguments.slices} voxels, x{model.task.scale} in the slice plane",
-        "device": f"{device}, {torch.get_num_threads()} threads, load of the machine {os.getloadavg()[0]:.1f}",
+        "threads": str(torch.get_num_threads()),
     }
-    head = ["# fedmr infer", "", *(f"- {key}: {value}" for key, value in facts.items()), ""]
-    tail = [
-        "",
-        f"Medians over turns of {TURN} slices. Differences are from the plain loop, of intensities about [0, 1].",
-        f"The whole of `fedmr infer` on a .nii.gz file, reading, writing and packing included: {whole:.1f} s.",
-    ]
-    target = ROOT / "benchmarks" / "results" / ("inference.md" if device == "cpu" else f"inference_{device}.md")
-    target.write_text("\n".join([*head, *lines, *tail, ""]))
-    print(target.read_text())
+    note = (
+        f"Medians over turns of {TURN} slices. Differences are from the plain loop, of intensities about [0, 1]. The "
+        f"whole of `fedmr infer` on a .nii.gz file, reading, writing and packing included: {whole:.1f} s. Networks: as "
+        "`fedmr infer` runs them, 32 bits; sizes as in the benchmark of a training step."
+    )
+    head = ["way", "ms per slice", "times as fast", "largest difference"]
+    peers = table(["network", "ms per slice", "times as fast as EDSR"], by_network)
+    write_page("inference", "fedmr infer", known, table(head, by_way), peers, note)
 
 
 if __name__ == "__main__":
