@@ -121,8 +121,8 @@ def main() -> None:
         "sites; overhead: less the slowest site's validation and training. Memory: largest of the server's processes "
         "and of a site's; all: of all processes together, shared pages counted once. In the simulator the server's "
         "process also holds the site's end of every connection, and updates that come at once wait in it: so it grows "
-        "with the sites, and more so with a large network; what is added up does not (scale.md). Bytes are of one round. "
-        "Images: "
+        "with the sites, and more so with a large network; what is added up does not (scale.md). Bytes are of one "
+        "round. Images: "
         f"one site's volume of {SLICES} slices, one thread; memory beside what the process held before."
     )
     parts: list[list[str] | str] = []
