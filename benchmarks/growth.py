@@ -71,7 +71,7 @@ def by_rounds() -> list[str]:
 
 
 def by_networks() -> list[str]:
-    """What a site adds to the server should not depend on the weights."""
+    """Few and many sites, to tell what a site adds to the server from what its weights add."""
     rows = []
     for name, arguments in NETWORKS.items():
         weights = count_parameters(build(**read_task(JOB)["network"] | arguments))

@@ -10,7 +10,6 @@ on the machine shows little; those of `--rounds` are by the clock and need a qui
 import argparse
 import json
 import logging
-import os
 import re
 import resource
 import statistics
@@ -25,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import alone
+from common import alone, facts, write_page
 
-from fedmr.circumstances import ROOT, circumstances
+from fedmr.circumstances import ROOT
 
 JOBS = {
     "plain": ("mscan_fedavg", {}),
@@ -40,7 +39,6 @@ JOBS = {
 }
 SITES, STEPS = 8, 60
 NETWORK = {"name": "mscan", "scale": 2, "channels": 64, "blocks": 8, "seed": 0}
-RESULTS = ROOT / "benchmarks" / "results"
 ROUNDS = 4
 EPOCHS = 1, 2
 TURNS = 2  # of every job, in turn, as the machine is faster at one time than at another
@@ -258,25 +256,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", action="store_true")
     arguments = parser.parse_args()
-    facts = circumstances() | {"network": str(NETWORK), "load of the machine": f"{os.getloadavg()[0]:.1f}"}
+    known = facts(network=str(NETWORK))
     if arguments.rounds:
-        title, lines, target = "Rounds with encrypted aggregation", rounds(), RESULTS / "he_rounds.md"
+        name, title, lines = "he_rounds", "Rounds with encrypted aggregation", rounds()
         note = (
             f"Two sites over TLS on this machine, {TURNS} runs of {ROUNDS} rounds, the first rounds not counted. "
             "An epoch is some twenty steps of 4 patches of 12 x 12 LR pixels: with one a round, it is little but "
             "messages. Times plain: of the fastest rounds."
         )
     else:
-        title, lines, target = "Encrypted aggregation", messages(), RESULTS / "he.md"
+        name, title, lines = "he", "Encrypted aggregation", messages()
         size = sum(value.size for value in weights().values())
         note = (
             f"{size:,} weights in {len(weights())} variables, {SITES} sites. Bytes are of whole messages, as FLARE "
             "serialises them; seconds of the processor, serialisation included: one site's, and the server's for all "
             "sites. Server: largest memory of the process, torch included. Error: largest of a weight."
         )
-    head = [f"# {title}", "", *(f"- {key}: {value}" for key, value in facts.items()), ""]
-    target.write_text("\n".join([*head, *lines, "", note, ""]))
-    print(target.read_text())
+    write_page(name, title, known, lines, note)
 
 
 if __name__ == "__main__":

@@ -53,12 +53,11 @@ def ways(model: Model, device: str) -> dict[str, Way]:
         """In the batches of `infer_volume.SuperResolver`."""
         return lambda low: torch.cat([network(part) for part in low.split(max(1, BATCH_PIXELS // low[0].numel()))])
 
-    compiled = torch.compile(plain)
     fast = SliceNetwork(net, scale, exact=False)
     return {
         "plain loop over slices": partial(loop, plain),
         "the same, channels_last": partial(loop, net.eval()),
-        "the same, torch.compile": partial(loop, compiled),
+        "the same, torch.compile": partial(loop, torch.compile(plain)),
         "`training.super_resolve` (evaluation)": lambda low: super_resolve(net, low, (scale * SIDE, scale * SIDE)),
         "`fedmr infer`, 32 bits": batched(SliceNetwork(net, scale)),
         f"`fedmr infer --fast`, {'16-bit convolutions' if fast.fast else '32 bits: no 16-bit hardware'}": batched(fast),
@@ -69,8 +68,7 @@ def ways(model: Model, device: str) -> dict[str, Way]:
 def networks(size: str, device: str) -> dict[str, Way]:
     """Slices through networks of the benchmark of training, EDSR first."""
     titles = ("EDSR", "MSCAN", "RCAN", "MSRN")
-    nets = {f"{title}, {size} size": make(size, title).to(device) for title in titles}
-    return {title: SliceNetwork(net, 2) for title, net in nets.items()}
+    return {f"{title}, {size} size": SliceNetwork(make(size, title).to(device), 2) for title in titles}
 
 
 def measure(functions: dict[str, Way], volume: Tensor) -> dict[str, tuple[list[float], float]]:

@@ -9,6 +9,7 @@ shallow: the features before the last pooling are aligned, half as many channels
 """
 
 import sys
+from typing import Any
 
 import in_one_process
 import torch
@@ -38,13 +39,14 @@ class Moments(CrossSiteModelling):
 class Growing(CrossSiteModelling):
     """See the module."""
 
-    _round = -1
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._whole, self._started = self.weight, 0
 
     def round_started(self, net: nn.Module) -> None:
         """The weight of this round; the job ends with the round that has the whole."""
-        self._whole = self.weight if self._round < 0 else self._whole
-        self._round += 1
-        self.weight = self._whole * min(self._round / (ROUNDS - 1), 1.0)
+        self.weight = self._whole * min(self._started / (ROUNDS - 1), 1.0)
+        self._started += 1
         super().round_started(net)
 
 

@@ -21,7 +21,6 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, also for evaluation
 
 from fedmr.circumstances import ROOT
-from fedmr.pool import pool
 from fedmr.report import read_figures, read_rounds
 from fedmr.study import Cell, runner
 from fedmr.study.files import StudyError
@@ -60,10 +59,7 @@ def _federate(wanted: re.Pattern[str], cell: Cell, folder: Path, *, data: Path, 
     """In place of the simulator."""
     if not wanted.search(cell.name):
         raise StudyError("left for later")
-    sites, root = [*cell.sites, *cell.guests], data
-    if cell.pooled:
-        root = pool(data, folder / "data", sites=cell.sites).parent.parent
-        sites = [site.name for site in root.iterdir()]
+    sites, root = runner._sites(cell, folder, data)
     job = runner._render(cell, folder, configs)
     started = time.perf_counter()
     try:

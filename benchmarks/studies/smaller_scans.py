@@ -18,8 +18,8 @@ import torch
 from fedmr.data import read_datalist, site_folders
 from fedmr.kspace import fit
 from fedmr.physics import fft2c, ifft2c
+from fedmr.splits import SPLITS
 
-SPLITS = ("train", "val", "test")
 _MIDDLE = 0.1, 0.9  # of the stack, where the head is
 
 

@@ -93,10 +93,7 @@ def _simulate(cell: Cell, folder: Path, *, data: Path, configs: Path) -> None:
     Raises:
         StudyError: it was ended after the cell's minutes, or a site or a model is missing.
     """
-    sites, root = [*cell.sites, *cell.guests], data
-    if cell.pooled:
-        root = pool(data, folder / "data", sites=cell.sites).parent.parent
-        sites = [site.name for site in root.iterdir()]
+    sites, root = _sites(cell, folder, data)
     job = _render(cell, folder, configs)
     command = ["simulator", job, "-w", folder / RUN, "-c", ",".join(sites), "-t", len(sites)]
     log_config = configs.resolve() / "log_config.json"
@@ -118,6 +115,14 @@ def _simulate(cell: Cell, folder: Path, *, data: Path, configs: Path) -> None:
         read_figures(folder / RUN)
     except RunError as error:
         raise StudyError(f"{_first_error(folder / 'log.txt') or error}; see {folder / 'log.txt'}") from None
+
+
+def _sites(cell: Cell, folder: Path, data: Path) -> tuple[list[str], Path]:
+    """Who takes part, and the data root; of a pooled cell the one site that holds all scans, made in `folder`."""
+    if not cell.pooled:
+        return [*cell.sites, *cell.guests], data
+    root = pool(data, folder / "data", sites=cell.sites).parent.parent
+    return [site.name for site in root.iterdir()], root
 
 
 def _first_error(log: Path) -> str:
