@@ -144,6 +144,7 @@ class MSCAN(nn.Module):
         fuse_all: concatenate all block outputs before the last body layers, as MSRN does.
         start: initial weights of the convolutions before the last: "torch" draws them as torch does, and features lose
             about half of their size with every convolution; "he" keeps it.
+        activate: leaky ReLU before the last convolution, else only blocks are non-linear.
         grid: sampling grid of the global skip, "pixel0" for k-space truncation, "half" for bicubic.
     """
 
@@ -158,6 +159,7 @@ class MSCAN(nn.Module):
         reduction: int = 4,
         fuse_all: bool = True,
         start: Start = "torch",
+        activate: bool = False,
         grid: Grid = "pixel0",
     ) -> None:
         super().__init__()
@@ -166,7 +168,7 @@ class MSCAN(nn.Module):
         _check("attention", attention, ("joint", "softmax", "none"))
         _check("start", start, ("torch", "he"))
         _check("grid", grid, ("pixel0", "half"))
-        self.scale, self.grid, self.fuse_all = scale, grid, fuse_all
+        self.scale, self.grid, self.fuse_all, self.activate = scale, grid, fuse_all, activate
         self.head = conv(1, channels)
         self.body = nn.ModuleList([MultiScaleBlock(channels, scales, attention, reduction) for _ in range(blocks)])
         gathered = conv(blocks * channels, channels, 1) if fuse_all else nn.Identity()
@@ -192,6 +194,8 @@ class MSCAN(nn.Module):
             x = block(x)
             outputs.append(x)
         deep = shallow + self.gather(torch.cat(outputs, dim=1) if self.fuse_all else x)
+        if self.activate:
+            deep = F.leaky_relu(deep, 0.2)
         residual = F.pixel_shuffle(self.tail(deep), self.scale)
         return interpolate(low, self.scale, self.grid, self.get_buffer("kernel")) + residual
 
