@@ -15,7 +15,7 @@ DATA ?= data
 REAL_DATA ?= ../shared/data
 
 .PHONY: help setup demo poc study test check sim jobs clean bench bench-step bench-data bench-optimisations \
-	bench-federation bench-growth bench-scale bench-inference bench-prepare bench-he bench-mrcm bench-real
+	bench-federation bench-growth bench-provisioned bench-scale bench-inference bench-prepare bench-he bench-mrcm bench-real
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -64,7 +64,7 @@ jobs: setup  ## render jobs/ from app_configs/ and check them
 	$(BIN)/fedmr jobs check
 
 bench: setup  ## all benchmarks; tables in benchmarks/results
-	for part in step data optimisations federation growth scale inference prepare he mrcm; do \
+	for part in step data optimisations federation growth provisioned scale inference prepare he mrcm; do \
 		$(MAKE) --no-print-directory bench-$$part; \
 	done
 	$(MAKE) --no-print-directory bench-real JOB=mscan_fedavg
@@ -85,6 +85,9 @@ bench-federation: setup  ## the demo job against one process that takes the same
 
 bench-growth: setup  ## time and memory by sites, rounds, weights and image size
 	$(BIN)/python benchmarks/growth.py
+
+bench-provisioned: setup  ## memory of the server with few and many sites, over TLS
+	$(BIN)/python benchmarks/provisioned.py
 
 bench-scale: setup  ## the server's part of a round: 1,000 sites, 100 million weights
 	$(BIN)/python benchmarks/scale.py

@@ -1,0 +1,121 @@
+"""What the server of a provisioned federation holds with few and many sites, over TLS on this machine.
+
+    python benchmarks/provisioned.py [--sites 2 4 8 16]
+
+In FLARE's simulator the server's process also holds the sites' ends of all connections; here every site has processes
+of its own, as in hospitals. A few steps on small scans, made here; the table goes to benchmarks/results.
+"""
+
+import argparse
+import contextlib
+import sys
+import tempfile
+import time
+from pathlib import Path
+from threading import Event, Thread
+
+import psutil
+import yaml
+from common import facts, memory, table, write_page
+from growth import NETWORKS, ROUNDS, SCANS
+
+from federation import make_job, mb
+from fedmr.circumstances import ROOT
+from fedmr.consortium.admin import COMPLETED, Admin
+from fedmr.consortium.kits import Kits, provision
+from fedmr.consortium.processes import processes, start, stop
+
+INTERVAL = 0.5  # seconds
+
+
+class Watch(Thread):
+    """Most memory and threads of a kit's processes while a job runs: of the one that stays, and of the job's."""
+
+    def __init__(self, kit: Path) -> None:
+        super().__init__(daemon=True)
+        self.kit, self.ended = kit, Event()
+        self.memory: dict[int, int] = {}
+        self.threads: dict[int, int] = {}
+        self.before = {process.pid for process in processes(kit)}
+
+    def run(self) -> None:
+        while not self.ended.wait(INTERVAL):
+            for process in processes(self.kit):
+                with contextlib.suppress(psutil.Error, OSError, KeyError, ValueError):  # it may have ended
+                    self.memory[process.pid] = memory(process.pid)[1]
+                    self.threads[process.pid] = max(self.threads.get(process.pid, 0), process.num_threads())
+
+    def largest(self, *, job: bool) -> tuple[int, int]:
+        """Bytes and threads of the largest process of one kind."""
+        kind = [pid for pid in self.memory if (pid not in self.before) == job]
+        return max((self.memory[pid], self.threads[pid]) for pid in kind)
+
+
+def project(folder: Path, sites: int) -> Path:
+    """The project of poc/ with as many sites."""
+    entries = yaml.safe_load((ROOT / "poc" / "project.yml").read_text())
+    others = [entry for entry in entries["participants"] if entry["type"] != "client"]
+    model = next(entry for entry in entries["participants"] if entry["type"] == "client")
+    clients = [model | {"name": f"site-{number}"} for number in range(1, sites + 1)]
+    path = folder / "project.yml"
+    path.write_text(yaml.safe_dump(entries | {"participants": [*others, *clients]}, sort_keys=False))
+    return path
+
+
+def run(sites: int, folder: Path, jobs: dict[str, Path]) -> list[list[str]]:
+    """A row for each job."""
+    sys.path.append(str(ROOT / "tests"))
+    from phantoms import write_site
+
+    for number in range(1, sites + 1):
+        write_site(folder / "data", f"site-{number}", number, **SCANS)
+    kits, _ = provision(project(folder, sites), folder / "federation", data=folder / "data")
+    try:
+        start(kits, timeout=300, say=lambda line: None)
+        return [[str(sites), name, *one_job(kits, job)] for name, job in jobs.items()]
+    finally:
+        stop(kits, say=lambda line: None)
+
+
+def one_job(kits: Kits, job: Path) -> list[str]:
+    """Cells of a job that all sites take part in."""
+    watch = Watch(kits.folder / kits.server["name"])
+    watch.start()
+    admin, started = Admin(kits), time.monotonic()
+    status = admin.wait(admin.submit(job))
+    seconds = time.monotonic() - started
+    watch.ended.set()
+    watch.join()
+    if status != COMPLETED:
+        raise RuntimeError(f"the job with {len(kits.sites)} sites ended as {status}")
+    (stays, _), (held, threads) = watch.largest(job=False), watch.largest(job=True)
+    cells = [f"{seconds:.0f}", mb(held), str(threads), mb(stays)]
+    print(len(kits.sites), *cells, flush=True)
+    return cells
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sites", type=int, nargs="+", default=[2, 4, 8, 16])
+    arguments = parser.parse_args()
+    known, rows = facts(), []
+    with tempfile.TemporaryDirectory() as name:
+        jobs = {}
+        for network, settings in NETWORKS.items():
+            lines = ", ".join(f"{key} = {value}" for key, value in settings.items())
+            jobs[network] = make_job(Path(name) / network, ROUNDS, overlay=f"task {{ network {{ {lines} }} }}")
+        for sites in arguments.sites:
+            folder = Path(name) / str(sites)
+            folder.mkdir()
+            rows += run(sites, folder, jobs)
+    head = ["sites", "network", "seconds", "server's process of the job", "its threads", "the one that stays"]
+    note = (
+        f"The demo job with nine steps a round, {ROUNDS} rounds, in federations provisioned anew, every site with "
+        "processes of its own and a connection over TLS; from submission to the end. Memory: largest of a process. The "
+        "process that stays takes in jobs and serves the sites between them."
+    )
+    write_page("provisioned", "The server of a provisioned federation", known, table(head, rows), note)
+
+
+if __name__ == "__main__":
+    main()
