@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from common import facts, table, write_page
 from torch import Tensor, nn
-from training_step import make
+from training_step import make, networks
 
 from fedmr.card import make_card
 from fedmr.circumstances import ROOT
@@ -65,10 +65,10 @@ def ways(model: Model, device: str) -> dict[str, Way]:
     }
 
 
-def networks(size: str, device: str) -> dict[str, Way]:
+def by_size(size: str, device: str) -> dict[str, Way]:
     """Slices through networks of the benchmark of training, EDSR first."""
-    titles = ("EDSR", "MSCAN", "RCAN", "MSRN")
-    return {f"{title}, {size} size": SliceNetwork(make(size, title).to(device), 2) for title in titles}
+    others = [title for title in networks(size) if title not in ("EDSR", "U-Net")]
+    return {f"{title}, {size} size": SliceNetwork(make(size, title).to(device), 2) for title in ("EDSR", *others)}
 
 
 def measure(functions: dict[str, Way], volume: Tensor) -> dict[str, tuple[list[float], float]]:
@@ -127,7 +127,7 @@ def main() -> None:
     noise = torch.rand(arguments.slices, 1, SIDE + 4, SIDE + 4, generator=torch.Generator().manual_seed(0))
     volume = nn.functional.avg_pool2d(noise, 5, stride=1)[:, 0]
     by_way = rows(ways(model, device), volume)
-    by_network = [row[:3] for size in ("demo", "paper") for row in rows(networks(size, device), volume[: 4 * TURN])]
+    by_network = [row[:3] for size in ("demo", "paper") for row in rows(by_size(size, device), volume[: 4 * TURN])]
     whole = command_seconds(model, volume)
     known = facts(device=device) | {
         "network": str(dict(model.task.network)),
