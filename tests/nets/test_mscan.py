@@ -118,6 +118,16 @@ def test_start_torch_is_what_it_was():
         assert torch.equal(net.head.weight, torch.nn.Conv2d(1, 8, 3, padding=1).weight)
 
 
+def test_activate_is_a_leaky_relu_before_the_last_convolution_and_nothing_else():
+    plain, active = (build("mscan", seed=1, scale=2, activate=choice, **SMALL) for choice in (False, True))
+    seen = []
+    for net in (plain, active):
+        net.tail.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        net(torch.rand(2, 1, 12, 9, generator=torch.Generator().manual_seed(0)))
+    assert (seen[0] < 0).any()
+    assert torch.equal(torch.where(seen[0] < 0, 0.2 * seen[0], seen[0]), seen[1])
+
+
 def test_paper_size_has_about_1_2_million_parameters_and_equal_width_without_scales():
     assert count_parameters(build("mscan", scale=2)) == 1_207_172
     assert count_parameters(build("mscan", scale=2, scales="single")) == 1_207_172
