@@ -26,6 +26,8 @@ class _Tile:
 def draw_curves(folder: Path, rows: Sequence[Row], axes: Sequence[str], path: Path) -> str:
     """Write the validation PSNR by round, a line per arm, the mean over its seeds with a band from least to most.
 
+    The frame holds the better half of every arm's rounds, and half of that height below.
+
     Returns:
         a text that describes it.
     """
@@ -34,9 +36,12 @@ def draw_curves(folder: Path, rows: Sequence[Row], axes: Sequence[str], path: Pa
     seeds: dict[str, list[str]] = {}
     for cell, arm in dict.fromkeys((row["cell"], _label(row, axes)) for row in rows):
         seeds.setdefault(arm, []).append(cell)
+    best, medians = -np.inf, []
     for number, (arm, cells) in enumerate(seeds.items()):
         values = np.array([_curve(folder / "cells" / cell / RUN) for cell in cells])
         style = {"color": f"C{number % 10}", "linestyle": ("-", "--", ":")[number // 10 % 3]}
+        best = max(best, values.max())
+        medians.append(np.median(values))
         axis.plot(range(values.shape[1]), values.mean(axis=0), label=arm, **style)
         axis.fill_between(
             range(values.shape[1]), values.min(axis=0), values.max(axis=0), alpha=0.2, color=style["color"]
@@ -44,6 +49,8 @@ def draw_curves(folder: Path, rows: Sequence[Row], axes: Sequence[str], path: Pa
     axis.set_xlabel("round")
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set_ylabel("validation PSNR of the received model (dB)")
+    height = best - min(medians)
+    axis.set_ylim(max(axis.get_ylim()[0], best - 1.5 * height), best + 0.05 * height)
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     fig.savefig(path, dpi=110)
