@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from fedmr.report import METHODS, most_detailed_box, read_rounds
 from fedmr.study.results import PANEL, RUN, Row
 
 _COLUMNS = 6  # of panels side by side
+_LETTERS = 24  # of a line above a panel
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,8 @@ def draw_panels(folder: Path, rows: Sequence[Row], axes: Sequence[str], path: Pa
     tiles = [_Tile(METHODS["zero_filled"], _upright(first["tiles"][1]))]
     for arm, panel in opened.items():
         if (str(panel["site"]), str(panel["volume"])) == what:
-            tiles.append(_Tile(f"{arm}\n{_psnr(rows, cells[arm], panel)}", _upright(panel["tiles"][2])))
+            label = f"{fill(arm, _LETTERS)}\n{_psnr(rows, cells[arm], panel)}"
+            tiles.append(_Tile(label, _upright(panel["tiles"][2])))
     _draw(tiles, reference, path)
     return f"middle slice of {what[1]} of {what[0]}, enlarged, and absolute errors; dB are of the whole volume"
 
