@@ -38,15 +38,25 @@ HEAD = ["seconds", "server and sites start, s", "a round, s", "of it overhead, s
 HEAD += ["largest site", "all"]
 
 
-def small(rounds: int, sites: int, overlay: str = "") -> tuple[Run, list[str]]:
-    """A job of a few steps, with the cells of HEAD."""
+def write_scans(data: Path, sites: int) -> None:
+    """Small scans of as many sites."""
     sys.path.append(str(ROOT / "tests"))
     from phantoms import write_site
 
+    for number in range(1, sites + 1):
+        write_site(data, f"site-{number}", number, **SCANS)
+
+
+def of_network(arguments: dict[str, int]) -> str:
+    """Config lines of a job with one of NETWORKS."""
+    return f"task {{ network {{ {', '.join(f'{key} = {value}' for key, value in arguments.items())} }} }}"
+
+
+def small(rounds: int, sites: int, overlay: str = "") -> tuple[Run, list[str]]:
+    """A job of a few steps, with the cells of HEAD."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for number in range(1, sites + 1):
-            write_site(folder / "data", f"site-{number}", number, **SCANS)
+        write_scans(folder / "data", sites)
         run = simulate(make_job(folder / "job", rounds, overlay=overlay), folder / "data", sites)
     starts = run.stages["server starts"] + run.stages["sites start"]
     later = (run.stages["sites work"] + run.stages["between rounds"]) / rounds
@@ -75,9 +85,8 @@ def by_networks() -> list[str]:
     rows = []
     for name, arguments in NETWORKS.items():
         weights = count_parameters(build(**read_task(JOB)["network"] | arguments))
-        entries = ", ".join(f"{key} = {value}" for key, value in arguments.items())
         for sites in FEW_OR_MANY:
-            run, cells = small(ROUNDS, sites, f"task {{ network {{ {entries} }} }}")
+            run, cells = small(ROUNDS, sites, of_network(arguments))
             sent = f"{run.down / sites:,.0f}", f"{run.up / sites:,.0f}"
             rows.append([f"{name}, {weights:,} weights", str(sites), *cells, *sent])
     return table(["network", "sites", *HEAD, "bytes down a site", "up"], rows)
@@ -122,8 +131,7 @@ def main() -> None:
         "and of a site's; all: of all processes together, shared pages counted once. In the simulator the server's "
         "process also holds the site's end of every connection, and updates that come at once wait in it: so it grows "
         "with the sites, and more so with a large network; what is added up does not (scale.md). Bytes are of one "
-        "round. Images: "
-        f"one site's volume of {SLICES} slices, one thread; memory beside what the process held before."
+        f"round. Images: one site's volume of {SLICES} slices, one thread; memory beside what the process held before."
     )
     parts: list[list[str] | str] = []
     for title, rows in (

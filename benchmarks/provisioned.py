@@ -8,7 +8,6 @@ of its own, as in hospitals. A few steps on small scans, made here; the table go
 
 import argparse
 import contextlib
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -17,7 +16,7 @@ from threading import Event, Thread
 import psutil
 import yaml
 from common import facts, memory, table, write_page
-from growth import NETWORKS, ROUNDS, SCANS
+from growth import NETWORKS, ROUNDS, of_network, write_scans
 
 from federation import make_job, mb
 from fedmr.circumstances import ROOT
@@ -64,11 +63,7 @@ def project(folder: Path, sites: int) -> Path:
 
 def run(sites: int, folder: Path, jobs: dict[str, Path]) -> list[list[str]]:
     """A row for each job."""
-    sys.path.append(str(ROOT / "tests"))
-    from phantoms import write_site
-
-    for number in range(1, sites + 1):
-        write_site(folder / "data", f"site-{number}", number, **SCANS)
+    write_scans(folder / "data", sites)
     kits, _ = provision(project(folder, sites), folder / "federation", data=folder / "data")
     try:
         start(kits, timeout=300, say=lambda line: None)
@@ -97,14 +92,14 @@ def one_job(kits: Kits, job: Path) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sites", type=int, nargs="+", default=[2, 4, 8, 16])
-    arguments = parser.parse_args()
+    numbers = parser.parse_args().sites
     known, rows = facts(), []
     with tempfile.TemporaryDirectory() as name:
-        jobs = {}
-        for network, settings in NETWORKS.items():
-            lines = ", ".join(f"{key} = {value}" for key, value in settings.items())
-            jobs[network] = make_job(Path(name) / network, ROUNDS, overlay=f"task {{ network {{ {lines} }} }}")
-        for sites in arguments.sites:
+        jobs = {
+            network: make_job(Path(name) / network, ROUNDS, overlay=of_network(arguments))
+            for network, arguments in NETWORKS.items()
+        }
+        for sites in numbers:
             folder = Path(name) / str(sites)
             folder.mkdir()
             rows += run(sites, folder, jobs)
