@@ -13,6 +13,7 @@ POC_JOB ?= jobs/mscan_fedavg_he_packed
 STUDY ?= training
 DATA ?= data
 REAL_DATA ?= ../shared/data
+include poc/flare.env
 
 .PHONY: help setup demo poc study test check sim jobs clean bench bench-step bench-data bench-optimisations \
 	bench-federation bench-growth bench-provisioned bench-scale bench-inference bench-prepare bench-he bench-mrcm bench-real

@@ -74,15 +74,23 @@ def make_job(folder: Path, rounds: int, *, overlay: str = "", source: Path = ROO
     return folder / "bench"
 
 
-def simulate(job: Path, data: Path, sites: int, *, code: Path = ROOT) -> Run:
-    """Run a job as `make sim` does.
+def flare_settings() -> dict[str, str]:
+    """What poc/flare.env sets for FLARE's processes."""
+    lines = (ROOT / "poc" / "flare.env").read_text().splitlines()
+    return dict(line.removeprefix("export ").split("=", 1) for line in lines if line.startswith("export "))
+
+
+def simulate(job: Path, data: Path, sites: int, *, code: Path = ROOT, settings: bool = True) -> Run:
+    """Run a job as `make sim` does, or with FLARE's own settings.
 
     Raises:
         RuntimeError: it left no final model.
     """
     folder = job.parent / "run"
     command = [Path(sys.executable).parent / "nvflare", "simulator", job, "-w", folder, "-n", sites, "-t", sites]
-    environment = os.environ | {DATA_ROOT_VARIABLE: str(data.resolve()), "PYTHONPATH": str(code / "custom")}
+    known = flare_settings()
+    environment = {name: value for name, value in os.environ.items() if name not in known} | (known if settings else {})
+    environment |= {DATA_ROOT_VARIABLE: str(data.resolve()), "PYTHONPATH": str(code / "custom")}
     peaks: dict[str, int] = defaultdict(int)
     started = datetime.now()
     with (job.parent / "output.txt").open("w") as output:

@@ -52,12 +52,13 @@ def of_network(arguments: dict[str, int]) -> str:
     return f"task {{ network {{ {', '.join(f'{key} = {value}' for key, value in arguments.items())} }} }}"
 
 
-def small(rounds: int, sites: int, overlay: str = "") -> tuple[Run, list[str]]:
+def small(rounds: int, sites: int, overlay: str = "", *, settings: bool = True) -> tuple[Run, list[str]]:
     """A job of a few steps, with the cells of HEAD."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_scans(folder / "data", sites)
-        run = simulate(make_job(folder / "job", rounds, overlay=overlay), folder / "data", sites)
+        job = make_job(folder / "job", rounds, overlay=overlay)
+        run = simulate(job, folder / "data", sites, settings=settings)
     starts = run.stages["server starts"] + run.stages["sites start"]
     later = (run.stages["sites work"] + run.stages["between rounds"]) / rounds
     memories = [mb(run.peaks[role]) for role in ("server", "site", "together")]
@@ -90,6 +91,15 @@ def by_networks() -> list[str]:
             sent = f"{run.down / sites:,.0f}", f"{run.up / sites:,.0f}"
             rows.append([f"{name}, {weights:,} weights", str(sites), *cells, *sent])
     return table(["network", "sites", *HEAD, "bytes down a site", "up"], rows)
+
+
+def by_settings() -> list[str]:
+    """With FLARE's own settings, to compare with the rows of `by_networks`."""
+    rows = []
+    for name, arguments in NETWORKS.items():
+        for sites in FEW_OR_MANY:
+            rows.append([name, str(sites), *small(ROUNDS, sites, of_network(arguments), settings=False)[1]])
+    return table(["network", "sites", *HEAD], rows)
 
 
 def one_image(side: int) -> list[str]:
@@ -125,19 +135,19 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     known = facts()
     note = (
-        f"The first three tables: the demo job in the simulator with nine steps a round, {ROUNDS} rounds and two sites "
+        f"All tables but the last: the demo job in the simulator, nine steps a round, {ROUNDS} rounds and two sites "
         "where nothing else is said, every site a process of its own, all at once. A round: without the start of the "
         "sites; overhead: less the slowest site's validation and training. Memory: largest of the server's processes "
-        "and of a site's; all: of all processes together, shared pages counted once. In the simulator the server's "
-        "process also holds the site's end of every connection, and updates that come at once wait in it: so it grows "
-        "with the sites, and more so with a large network; what is added up does not (scale.md). Bytes are of one "
-        f"round. Images: one site's volume of {SLICES} slices, one thread; memory beside what the process held before."
+        "and of a site's; all: of all processes together, shared pages counted once. Settings: those of "
+        "[flare.env](../../poc/flare.env) but in one table. Bytes are of one round. "
+        f"Images: one site's volume of {SLICES} slices, one thread; memory beside what the process held before."
     )
     parts: list[list[str] | str] = []
     for title, rows in (
         ("Sites", by_sites),
         ("Rounds", by_rounds),
         ("Weights", by_networks),
+        ("Weights, with FLARE's own settings", by_settings),
         ("Images", by_images),
     ):
         parts += [f"## {title}", rows()]

@@ -1,6 +1,6 @@
 """What the server of a provisioned federation holds with few and many sites, over TLS on this machine.
 
-    python benchmarks/provisioned.py [--sites 2 4 8 16]
+    python benchmarks/provisioned.py [--sites 2 4 8 16 32]
 
 In FLARE's simulator the server's process also holds the sites' ends of all connections; here every site has processes
 of its own, as in hospitals. A few steps on small scans, made here; the table goes to benchmarks/results.
@@ -8,6 +8,7 @@ of its own, as in hospitals. A few steps on small scans, made here; the table go
 
 import argparse
 import contextlib
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -18,31 +19,38 @@ import yaml
 from common import facts, memory, table, write_page
 from growth import NETWORKS, ROUNDS, of_network, write_scans
 
-from federation import make_job, mb
+from federation import flare_settings, make_job, mb
 from fedmr.circumstances import ROOT
 from fedmr.consortium.admin import COMPLETED, Admin
 from fedmr.consortium.kits import Kits, provision
 from fedmr.consortium.processes import processes, start, stop
 
-INTERVAL = 0.5  # seconds
+INTERVAL = 1.0  # seconds
+ENDED = psutil.Error, OSError, KeyError, ValueError  # what a process raises that ends while it is looked at
 
 
 class Watch(Thread):
-    """Most memory and threads of a kit's processes while a job runs: of the one that stays, and of the job's."""
+    """Most memory and threads of the server's processes while a job runs: of the one that stays, and of the job's."""
 
-    def __init__(self, kit: Path) -> None:
+    def __init__(self, kits: Kits) -> None:
         super().__init__(daemon=True)
-        self.kit, self.ended = kit, Event()
+        self.kits, self.server, self.ended = kits.folder, kits.folder / kits.server["name"], Event()
         self.memory: dict[int, int] = {}
         self.threads: dict[int, int] = {}
-        self.before = {process.pid for process in processes(kit)}
+        self.together = 0  # bytes of the server's and all sites' processes, shared pages counted once
+        self.before = {process.pid for process in processes(self.server)}
 
     def run(self) -> None:
         while not self.ended.wait(INTERVAL):
-            for process in processes(self.kit):
-                with contextlib.suppress(psutil.Error, OSError, KeyError, ValueError):  # it may have ended
+            for process in processes(self.server):
+                with contextlib.suppress(*ENDED):
                     self.memory[process.pid] = memory(process.pid)[1]
                     self.threads[process.pid] = max(self.threads.get(process.pid, 0), process.num_threads())
+            together = 0
+            for process in processes(self.kits):
+                with contextlib.suppress(*ENDED):
+                    together += process.memory_full_info().pss
+            self.together = max(self.together, together)
 
     def largest(self, *, job: bool) -> tuple[int, int]:
         """Bytes and threads of the largest process of one kind."""
@@ -74,7 +82,7 @@ def run(sites: int, folder: Path, jobs: dict[str, Path]) -> list[list[str]]:
 
 def one_job(kits: Kits, job: Path) -> list[str]:
     """Cells of a job that all sites take part in."""
-    watch = Watch(kits.folder / kits.server["name"])
+    watch = Watch(kits)
     watch.start()
     admin, started = Admin(kits), time.monotonic()
     status = admin.wait(admin.submit(job))
@@ -84,16 +92,17 @@ def one_job(kits: Kits, job: Path) -> list[str]:
     if status != COMPLETED:
         raise RuntimeError(f"the job with {len(kits.sites)} sites ended as {status}")
     (stays, _), (held, threads) = watch.largest(job=False), watch.largest(job=True)
-    cells = [f"{seconds:.0f}", mb(held), str(threads), mb(stays)]
+    cells = [f"{seconds:.0f}", mb(held), str(threads), mb(stays), mb(watch.together)]
     print(len(kits.sites), *cells, flush=True)
     return cells
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sites", type=int, nargs="+", default=[2, 4, 8, 16])
+    parser.add_argument("--sites", type=int, nargs="+", default=[2, 4, 8, 16, 32])
     numbers = parser.parse_args().sites
     known, rows = facts(), []
+    os.environ.update(flare_settings())  # which FLARE's processes inherit
     with tempfile.TemporaryDirectory() as name:
         jobs = {
             network: make_job(Path(name) / network, ROUNDS, overlay=of_network(arguments))
@@ -103,11 +112,12 @@ def main() -> None:
             folder = Path(name) / str(sites)
             folder.mkdir()
             rows += run(sites, folder, jobs)
-    head = ["sites", "network", "seconds", "server's process of the job", "its threads", "the one that stays"]
+    head = ["sites", "network", "seconds", "server's process of the job", "its threads", "the one that stays", "all"]
     note = (
         f"The demo job with nine steps a round, {ROUNDS} rounds, in federations provisioned anew, every site with "
         "processes of its own and a connection over TLS; from submission to the end. Memory: largest of a process. The "
-        "process that stays takes in jobs and serves the sites between them."
+        "process that stays takes in jobs and passes messages on. All: the server and all sites together, shared pages "
+        "counted once."
     )
     write_page("provisioned", "The server of a provisioned federation", known, table(head, rows), note)
 
