@@ -35,13 +35,15 @@ def simulate(
     threads: int,
     folder: Path = ROOT,
     modules: Path | None = None,
+    settings: bool = False,
 ) -> subprocess.CompletedProcess[str]:
     """Run `nvflare simulator` as a user types it in `folder`; without `data` the sites look for it themselves.
 
-    `modules` is a folder of modules that the job needs beside the package.
+    `modules` is a folder of modules that the job needs beside the package; `settings`: after `. poc/flare.env`.
     """
     tools = Path(sys.executable).parent
     command = [tools / "nvflare", "simulator", job, "-w", workspace, "-n", sites, "-t", threads]
+    command = ["bash", "-c", f'. {ROOT}/poc/flare.env && exec "$@"', "bash", *command] if settings else command
     environment = {"PATH": f"{tools}:/usr/bin:/bin", "HOME": "/tmp"} | ({DATA_ROOT_VARIABLE: str(data)} if data else {})
     environment |= {"PYTHONPATH": str(modules)} if modules else {}
     return subprocess.run(

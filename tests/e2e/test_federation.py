@@ -130,8 +130,10 @@ def test_the_global_model_is_the_weighted_mean_by_hand(tmp_path, hospitals):
     assert largest_difference(global_model(tmp_path / "w"), {k: v.float() for k, v in mean.items()}) < 1e-7
 
 
-def test_the_same_seed_gives_the_same_figures_twice(federation, tiny_job, hospitals, tmp_path):
-    assert simulate(tiny_job, tmp_path / "w", hospitals, sites=4, threads=4).returncode == 0
+def test_the_same_seed_gives_the_same_figures_twice_whatever_the_settings_of_flare(
+    federation, tiny_job, hospitals, tmp_path
+):
+    assert simulate(tiny_job, tmp_path / "w", hospitals, sites=4, threads=4, settings=True).returncode == 0
     assert read_figures(tmp_path / "w") == read_figures(federation)
     assert largest_difference(global_model(tmp_path / "w"), global_model(federation)) == 0
 
