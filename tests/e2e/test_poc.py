@@ -190,11 +190,12 @@ def test_a_site_that_never_answers_is_left_out_when_the_time_is_up(kits, tmp_pat
     assert f"Contribution from {TWO[1]} ACCEPTED by the aggregator at round 1" not in text
 
 
-def test_a_full_disk_at_the_server_ends_the_job_which_keeps_its_model_and_says_why(kits, job, tmp_path):
+def test_a_full_disk_at_the_server_ends_the_job_which_keeps_its_model_and_says_why(kits, tmp_path):
     admin = Admin(kits)
-    number = admin.submit(job)
+    number = admin.submit(render_tiny_job(tmp_path, ROUNDS, overlay="task { network { channels = 32 } }"))
     wait_for_round(kits, number, 0)
-    # the kernel lets no file of this process grow as large as its model: as a full disk, but only for this job
+    # the kernel lets no file of this process grow as large as its model (several times its log, which must say so):
+    # as a full disk, but only for this job
     size = (kits.folder / kits.server["name"] / number / "app_server" / "FL_global_model.pt").stat().st_size - 1
     psutil.Process(job_process(kits, kits.server["name"]).pid).rlimit(psutil.RLIMIT_FSIZE, (size, size))
     assert admin.wait(number) == "FINISHED:EXECUTION_EXCEPTION"
