@@ -30,8 +30,8 @@ ROUNDS = 3
 SCANS = {"patients": 3, "shape": (64, 60, 6)}  # one volume each to train, validate and test: nine steps a round
 SITES = (2, 4, 8, 16, 32)
 MANY_ROUNDS = (3, 12, 48)
-FEW_OR_MANY = (2, 16)
-NETWORKS = {"demo": {}, "paper": {"channels": 64, "blocks": 8}}
+NETWORKS = {"demo": {}, "paper": {"channels": 64, "blocks": 8}, "wide": {"channels": 384, "blocks": 1}}
+CASES = (("demo", 2), ("demo", 16), ("paper", 2), ("paper", 16), ("wide", 2))
 SIDES, SLICES, STEPS = (128, 256, 384, 512), 16, 10
 
 HEAD = ["seconds", "server and sites start, s", "a round, s", "of it overhead, s", "server", "its threads"]
@@ -84,21 +84,20 @@ def by_rounds() -> list[str]:
 def by_networks() -> list[str]:
     """Few and many sites, to tell what a site adds to the server from what its weights add."""
     rows = []
-    for name, arguments in NETWORKS.items():
-        weights = count_parameters(build(**read_task(JOB)["network"] | arguments))
-        for sites in FEW_OR_MANY:
-            run, cells = small(ROUNDS, sites, of_network(arguments))
-            sent = f"{run.down / sites:,.0f}", f"{run.up / sites:,.0f}"
-            rows.append([f"{name}, {weights:,} weights", str(sites), *cells, *sent])
+    for name, sites in CASES:
+        weights = count_parameters(build(**read_task(JOB)["network"] | NETWORKS[name]))
+        run, cells = small(ROUNDS, sites, of_network(NETWORKS[name]))
+        sent = f"{run.down / sites:,.0f}", f"{run.up / sites:,.0f}"
+        rows.append([f"{name}, {weights:,} weights", str(sites), *cells, *sent])
     return table(["network", "sites", *HEAD, "bytes down a site", "up"], rows)
 
 
 def by_settings() -> list[str]:
     """With FLARE's own settings, to compare with the rows of `by_networks`."""
-    rows = []
-    for name, arguments in NETWORKS.items():
-        for sites in FEW_OR_MANY:
-            rows.append([name, str(sites), *small(ROUNDS, sites, of_network(arguments), settings=False)[1]])
+    rows = [
+        [name, str(sites), *small(ROUNDS, sites, of_network(NETWORKS[name]), settings=False)[1]]
+        for name, sites in CASES
+    ]
     return table(["network", "sites", *HEAD], rows)
 
 
