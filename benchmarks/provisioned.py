@@ -105,8 +105,8 @@ def main() -> None:
     os.environ.update(flare_settings())  # which FLARE's processes inherit
     with tempfile.TemporaryDirectory() as name:
         jobs = {
-            network: make_job(Path(name) / network, ROUNDS, overlay=of_network(arguments))
-            for network, arguments in NETWORKS.items()
+            network: make_job(Path(name) / network, ROUNDS, overlay=of_network(NETWORKS[network]))
+            for network in ("demo", "paper")
         }
         for sites in numbers:
             folder = Path(name) / str(sites)
