@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from pyhocon import ConfigFactory
+from fedmr.hocon import read_hocon
 
 PACKAGE = Path(__file__).parent
 
@@ -16,7 +16,7 @@ def read_name(job: Path) -> str:
     """
     if not (job / "meta.conf").is_file():
         raise FileNotFoundError(f"{job} is no job folder: meta.conf is missing. Give one such as jobs/mscan_fedavg")
-    return str(ConfigFactory.parse_file(job / "meta.conf")["name"])
+    return str(read_hocon(job / "meta.conf")["name"])
 
 
 def bundle(job: Path, out: Path, *, code: bool = True, force: bool = False) -> Path:

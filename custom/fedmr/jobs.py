@@ -14,6 +14,7 @@ from pyhocon import ConfigFactory, ConfigTree, HOCONConverter
 
 from fedmr.config import Task
 from fedmr.guard import Limits
+from fedmr.hocon import read_hocon
 from fedmr.nets import build
 
 CLIENT_CONFIG = Path("app/config/config_fed_client.conf")
@@ -111,7 +112,7 @@ def read_argument(job: Path, config: Path, name: str) -> Any:
         ValueError: no component has the argument.
     """
     path = _find(job, config)
-    for node in _components(ConfigFactory.parse_file(path)):
+    for node in _components(read_hocon(path)):
         if name in node.get("args", {}):
             return node["args"][name]
     raise ValueError(f"{path}: no component has {name}")

@@ -6,9 +6,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pyhocon import ConfigFactory, ConfigTree, HOCONConverter
+from pyhocon import ConfigTree, HOCONConverter
 
 from fedmr.consortium.kits import ConsortiumError, Kits
+from fedmr.hocon import read_hocon
 from fedmr.jobs import CLIENT_CONFIG, SERVER_CONFIG
 
 MODEL_FILE = "FL_global_model.pt"
@@ -48,9 +49,7 @@ def resumed_job(run: Path, out: Path) -> Path:
     """
     run = run / "workspace" if (run / "workspace").is_dir() else run
     app, meta = run / "app_server", _read_meta(run)
-    server, client = (
-        ConfigFactory.parse_file(app / path.relative_to("app")) for path in (SERVER_CONFIG, CLIENT_CONFIG)
-    )
+    server, client = (read_hocon(app / path.relative_to("app")) for path in (SERVER_CONFIG, CLIENT_CONFIG))
     workflow, done = _training(server, run), rounds_done(run)
     total = workflow["args"].get("start_round", 0) + workflow["args"]["num_rounds"]
     if not done or not (app / MODEL_FILE).is_file():

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from fedmr.hocon import read_hocon
 from fedmr.report import find_run
 
 _MEBIBYTE = 2**20  # FLARE's statistics say MB and mean this
@@ -75,10 +76,8 @@ def is_simulated(run: Path) -> bool:
 
 def read_config(run: Path, side: str) -> dict[str, Any]:
     """The job's "server" or "client" config, which FLARE leaves in the server's run folder."""
-    from pyhocon import ConfigFactory
-
     for path in sorted((find_run(run) / "app_server" / "config").glob(f"config_fed_{side}.*")):
-        return dict(ConfigFactory.parse_file(path).as_plain_ordered_dict())
+        return dict(read_hocon(path).as_plain_ordered_dict())
     return {}
 
 
