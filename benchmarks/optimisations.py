@@ -13,8 +13,12 @@ from collections.abc import Callable
 
 import torch
 from common import alone, facts, memory, table, write_page
+from pyhocon import ConfigFactory, ConfigTree
 from torch import Tensor, nn
 
+from fedmr.circumstances import ROOT
+from fedmr.hocon import read_hocon
+from fedmr.jobs import CLIENT_CONFIG
 from fedmr.losses import WeightedSum
 from fedmr.metrics import ssim
 from fedmr.nets import build, mscan
@@ -106,6 +110,16 @@ def similarities() -> tuple[Step, Step]:
     )
 
 
+def configs() -> tuple[Step, Step]:
+    """A job's config parsed for every reader, and for the first one; returns its text."""
+    path = ROOT / "jobs" / "mscan_fedavg" / CLIENT_CONFIG
+
+    def text(tree: ConfigTree) -> Tensor:
+        return torch.tensor(list(str(tree).encode()), dtype=torch.float)
+
+    return lambda: text(ConfigFactory.parse_file(path)), lambda: text(read_hocon(path))
+
+
 def compare(before: Step, after: Step, turns: int) -> list[str]:
     """Cells: milliseconds before and after, ratio, largest difference of results."""
     seconds: list[tuple[float, float]] = []
@@ -164,11 +178,12 @@ def main() -> None:
         rows.append([f"{size} size: attention's averages by a sum", *compare(*means(size), turns)])
         rows.append([f"{size} size: Adam in one kernel", *compare(*adams(size), turns)])
     rows.append(["SSIM of few slices at a time", *compare(*similarities(), max(turns // 4, 1))])
+    rows.append(["a job's config, read again", *compare(*configs(), max(turns // 4, 1))])
     head = ["optimisation", "before", "after", "after / before", "largest difference"]
     note = (
         "One thread, in turns, medians of the processor's time; batches of 4 patches of 24 x 24. Attention: forward "
         "and backward pass, difference of the gradient. Adam: a step on a kept gradient, difference of the weights "
-        "over all steps. SSIM: of 24 slices of 200 x 232. The last rows: what a process pays once, in seconds of the "
+        "over all steps. SSIM: of 24 slices of 200 x 232. Config: difference of the text. The last rows: what a process pays once, in seconds of the "
         "processor and memory."
     )
     write_page("optimisations", "Optimisations", known, table(head, [*rows, *at_start()]), note)
