@@ -183,8 +183,8 @@ def main() -> None:
     note = (
         "One thread, in turns, medians of the processor's time; batches of 4 patches of 24 x 24. Attention: forward "
         "and backward pass, difference of the gradient. Adam: a step on a kept gradient, difference of the weights "
-        "over all steps. SSIM: of 24 slices of 200 x 232. Config: difference of the text. The last rows: what a process "
-        "pays once, in seconds of the processor and memory."
+        "over all steps. SSIM: of 24 slices of 200 x 232. Config: difference of the text. The last rows: what a "
+        "process pays once, in seconds of the processor and memory."
     )
     write_page("optimisations", "Optimisations", known, table(head, [*rows, *at_start()]), note)
 
