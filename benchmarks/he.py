@@ -47,12 +47,12 @@ TURNS = 2  # of every job, in turn, as the machine is faster at one time than at
 def components(job: str, side: str, packing: dict[str, float]) -> dict[str, Any]:
     """The parts of a job that the benchmark needs, by their role."""
     from nvflare.fuel.utils.class_utils import instantiate_class
-    from pyhocon import ConfigFactory
 
+    from fedmr.hocon import read_hocon
     from fedmr.jobs import CLIENT_CONFIG, SERVER_CONFIG
 
     path = ROOT / "jobs" / job / (CLIENT_CONFIG if side == "client" else SERVER_CONFIG)
-    config = ConfigFactory.parse_file(path).as_plain_ordered_dict()
+    config = read_hocon(path).as_plain_ordered_dict()
 
     def make(node: dict[str, Any]) -> Any:
         arguments = dict(node["args"])

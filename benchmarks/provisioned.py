@@ -1,6 +1,6 @@
 """What the server of a provisioned federation holds with few and many sites, over TLS on this machine.
 
-    python benchmarks/provisioned.py [--sites 2 4 8 16 32]
+    python benchmarks/provisioned.py [--sites 2 4 8 16]
 
 In FLARE's simulator the server's process also holds the sites' ends of all connections; here every site has processes
 of its own, as in hospitals. A few steps on small scans, made here; the table goes to benchmarks/results.
@@ -99,7 +99,7 @@ def one_job(kits: Kits, job: Path) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sites", type=int, nargs="+", default=[2, 4, 8, 16, 32])
+    parser.add_argument("--sites", type=int, nargs="+", default=[2, 4, 8, 16])
     numbers = parser.parse_args().sites
     known, rows = facts(), []
     os.environ.update(flare_settings())  # which FLARE's processes inherit

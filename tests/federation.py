@@ -26,9 +26,9 @@ from nvflare.app_common.decomposers import common_decomposers
 from nvflare.app_opt.tracking.tb.tb_writer import TBWriter
 from nvflare.fuel.utils import fobs
 from nvflare.fuel.utils.component_builder import ComponentBuilder
-from pyhocon import ConfigFactory
 
 from fedmr.data import DATA_ROOT_VARIABLE
+from fedmr.hocon import read_hocon
 from fedmr.jobs import CLIENT_CONFIG, SERVER_CONFIG
 from simulator import SITES
 
@@ -201,9 +201,7 @@ def federate(
     """
     flare_decomposers.register()
     common_decomposers.register()
-    server, client = (
-        ConfigFactory.parse_file(job / side).as_plain_ordered_dict() for side in (SERVER_CONFIG, CLIENT_CONFIG)
-    )
+    server, client = (read_hocon(job / side).as_plain_ordered_dict() for side in (SERVER_CONFIG, CLIENT_CONFIG))
     federation = Federation(home, Engine(home / "server", server))
     federation.server.clients = [Client(site, site) for site in sites]
     run = home / "server" / JOB
