@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedmr.circumstances import ROOT, circumstances
+from fedmr.utils.environment import ROOT, circumstances
 
 RESULTS = ROOT / "benchmarks" / "results"
 

@@ -22,17 +22,17 @@ import torch
 from common import alone, facts, forget_peak, memory, table, write_page
 from torch import Tensor
 
-from fedmr.circumstances import ROOT
-from fedmr.config import ReconstructionTask, Task
-from fedmr.cross_site_modelling import CrossSiteModelling
-from fedmr.data import site_folders
-from fedmr.jobs import read_task
+from fedmr.data.datalist import site_folders
+from fedmr.federation.render import read_task
 from fedmr.losses import WeightedSum
-from fedmr.mrcm_settings import Mrcm
 from fedmr.nets import build
-from fedmr.reconstruction import SliceSampler, load_volumes
-from fedmr.target_latents import LATENTS, latent_width, site_latents
-from fedmr.training import Hook, Trainer, evaluate, fit
+from fedmr.tasks.config import ReconstructionTask, Task
+from fedmr.tasks.flmrcm_settings import Mrcm
+from fedmr.tasks.reconstruction import SliceSampler, load_volumes
+from fedmr.training.flmrcm import CrossSiteModelling
+from fedmr.training.target_latents import LATENTS, latent_width, site_latents
+from fedmr.training.trainer import Hook, Trainer, evaluate, fit
+from fedmr.utils.environment import ROOT
 
 PLAIN, OURS, PUBLISHED = "FL-MR", "FL-MRCM", "FL-MRCM in one process"
 ARMS = (PLAIN, OURS, PUBLISHED)

@@ -20,10 +20,10 @@ from monai.data import CacheDataset, DataLoader, set_track_meta
 from monai.transforms import Compose, EnsureTyped, MapTransform, RandFlipd, Randomizable, RandRotate90d, SpatialCropd
 from torch import Tensor, nn
 
-from fedmr.circumstances import ROOT
-from fedmr.config import SuperResolutionTask, Task
-from fedmr.data import PatchSampler, Volume
-from fedmr.jobs import read_task
+from fedmr.data.datalist import PatchSampler, Volume
+from fedmr.federation.render import read_task
+from fedmr.tasks.config import SuperResolutionTask, Task
+from fedmr.utils.environment import ROOT
 
 Batches = Iterator[tuple[Tensor, Tensor]]
 SLICES, HEIGHT, WIDTH = 72, 200, 232  # of a demo hospital's training scans
@@ -82,7 +82,7 @@ def ours(sampler: PatchSampler) -> Batches:
 def ways(sampler: PatchSampler) -> dict[str, Batches]:
     """Endless batches by what makes them. MONAI's tensors carry no metadata in the ways after the first two."""
     cores = os.cpu_count() or 1
-    made = {"`fedmr.data.PatchSampler`": ours(sampler)}
+    made = {"`fedmr.data.datalist.PatchSampler`": ours(sampler)}
     for name, lean in (("MONAI as documented", False), ("MONAI without metadata and copies of the cache", True)):
         for workers in (0, cores):
             set_track_meta(not lean)

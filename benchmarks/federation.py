@@ -27,12 +27,12 @@ import psutil
 import torch
 from common import alone, facts, memory, table, write_page
 
-from fedmr.circumstances import ROOT
-from fedmr.data import DATA_ROOT_VARIABLE, site_folders
-from fedmr.html.facts import read_log
-from fedmr.jobs import rendered
-from fedmr.local import evaluate_sites, train_pooled
-from fedmr.report import read_figures, read_rounds
+from fedmr.data.datalist import DATA_ROOT_VARIABLE, site_folders
+from fedmr.federation.render import rendered
+from fedmr.reports.table import read_figures, read_rounds
+from fedmr.runs.facts import read_log
+from fedmr.training.standalone import evaluate_sites, train_pooled
+from fedmr.utils.environment import ROOT
 
 ROUNDS = 5
 TESTED_MODELS = 2  # the job's last and best

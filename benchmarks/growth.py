@@ -16,14 +16,14 @@ from common import alone, facts, forget_peak, memory, table, write_page
 from torch.nn.functional import avg_pool2d
 
 from federation import Run, make_job, mb, simulate
-from fedmr.circumstances import ROOT
-from fedmr.config import Task
-from fedmr.data import Volume
-from fedmr.jobs import read_task
-from fedmr.kinds import make_sampler
+from fedmr.data.datalist import Volume
+from fedmr.federation.render import read_task
 from fedmr.nets import build, count_parameters
-from fedmr.physics import degrade
-from fedmr.training import Trainer, evaluate
+from fedmr.physics.degradation import degrade
+from fedmr.tasks.config import Task
+from fedmr.tasks.registry import make_sampler
+from fedmr.training.trainer import Trainer, evaluate
+from fedmr.utils.environment import ROOT
 
 JOB = ROOT / "jobs" / "mscan_fedavg"
 ROUNDS = 3
@@ -40,7 +40,7 @@ HEAD += ["largest site", "all"]
 
 def write_scans(data: Path, sites: int) -> None:
     """Small scans of as many sites."""
-    sys.path.append(str(ROOT / "tests"))
+    sys.path.append(str(ROOT / "tests" / "support"))
     from phantoms import write_site
 
     for number in range(1, sites + 1):

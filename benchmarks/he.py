@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from common import alone, facts, write_page
 
-from fedmr.circumstances import ROOT
+from fedmr.utils.environment import ROOT
 
 JOBS = {
     "plain": ("mscan_fedavg", {}),
@@ -48,8 +48,8 @@ def components(job: str, side: str, packing: dict[str, float]) -> dict[str, Any]
     """The parts of a job that the benchmark needs, by their role."""
     from nvflare.fuel.utils.class_utils import instantiate_class
 
-    from fedmr.hocon import read_hocon
-    from fedmr.jobs import CLIENT_CONFIG, SERVER_CONFIG
+    from fedmr.federation.render import CLIENT_CONFIG, SERVER_CONFIG
+    from fedmr.utils.hocon import read_hocon
 
     path = ROOT / "jobs" / job / (CLIENT_CONFIG if side == "client" else SERVER_CONFIG)
     config = read_hocon(path).as_plain_ordered_dict()
@@ -212,7 +212,7 @@ def round_seconds(log: str) -> list[float]:
 
 def rounds() -> list[str]:
     """Rows of the time of rounds; the sites train a few steps on small scans, so that little hides the encryption."""
-    sys.path.append(str(ROOT / "tests"))
+    sys.path.append(str(ROOT / "tests" / "support"))
     from poc import consortium
     from simulator import render_tiny_job, write_hospitals
 

@@ -23,15 +23,15 @@ from common import facts, table, write_page
 from torch import Tensor, nn
 from training_step import make, networks
 
-from fedmr.card import make_card
-from fedmr.circumstances import ROOT
-from fedmr.config import Task
-from fedmr.infer import infer
-from fedmr.jobs import read_task
-from fedmr.models import Model, load_model, save_model
+from fedmr.checkpoints.card import make_card
+from fedmr.checkpoints.model_file import Model, load_model, save_model
+from fedmr.federation.render import read_task
+from fedmr.inference.infer import infer
+from fedmr.inference.tiling import BATCH_PIXELS, SliceNetwork
 from fedmr.nets import build
-from fedmr.super_resolution import super_resolve
-from fedmr.tiles import BATCH_PIXELS, SliceNetwork
+from fedmr.tasks.config import Task
+from fedmr.tasks.super_resolution import super_resolve
+from fedmr.utils.environment import ROOT
 
 SIDE = 256
 TURN = 4  # slices per turn

@@ -16,14 +16,14 @@ from common import alone, facts, memory, table, write_page
 from pyhocon import ConfigFactory, ConfigTree
 from torch import Tensor, nn
 
-from fedmr.circumstances import ROOT
-from fedmr.hocon import read_hocon
-from fedmr.jobs import CLIENT_CONFIG
+from fedmr.federation.render import CLIENT_CONFIG
 from fedmr.losses import WeightedSum
 from fedmr.metrics import ssim
 from fedmr.nets import build, mscan
 from fedmr.nets.mscan import Fusion
-from fedmr.optimizers import OPTIMIZERS
+from fedmr.training.optimizers import OPTIMIZERS
+from fedmr.utils.environment import ROOT
+from fedmr.utils.hocon import read_hocon
 
 SIZES = {"demo": {"channels": 32, "blocks": 4}, "paper": {"channels": 64, "blocks": 8}}
 Step = Callable[[], Tensor]

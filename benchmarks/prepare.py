@@ -14,9 +14,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from fedmr.circumstances import ROOT, circumstances
-from fedmr.data import read_volume
-from fedmr.demo import load_anatomy, protocol, simulate_patient
+from fedmr.data.datalist import read_volume
+from fedmr.hospital.simulation import load_anatomy, protocol, simulate_patient
+from fedmr.utils.environment import ROOT, circumstances
 
 NUMBERS = (25, 50, 100, 200)
 WORKERS = 2

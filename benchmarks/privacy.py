@@ -28,11 +28,8 @@ from nvflare.apis.fl_constant import ReservedKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.workspace import Workspace
 
-from fedmr.algorithms import make_trainer
-from fedmr.circumstances import ROOT, circumstances
-from fedmr.config import SuperResolutionTask, Task
-from fedmr.data import site_folders
-from fedmr.dp_sgd import PrivateTrainer
+from fedmr.data.datalist import site_folders
+from fedmr.federation.render import read_num_rounds, read_task
 from fedmr.flare.filters import (
     LOCAL_RECORD,
     GaussianPrivacy,
@@ -41,11 +38,14 @@ from fedmr.flare.filters import (
     StrictPercentilePrivacy,
     StrictSVTPrivacy,
 )
-from fedmr.jobs import read_num_rounds, read_task
-from fedmr.kinds import Volume, load_volumes, make_sampler
 from fedmr.nets import build
-from fedmr.privacy import compare, to_vector
-from fedmr.training import Trainer, evaluate
+from fedmr.privacy.mechanism import compare, to_vector
+from fedmr.tasks.config import SuperResolutionTask, Task
+from fedmr.tasks.registry import Volume, load_volumes, make_sampler
+from fedmr.training.algorithms import make_trainer
+from fedmr.training.dp_sgd import PrivateTrainer
+from fedmr.training.trainer import Trainer, evaluate
+from fedmr.utils.environment import ROOT, circumstances
 
 JOB = ROOT / "jobs" / "mscan_fedavg"
 ANY = 1e12  # a budget that no setting here reaches

@@ -20,10 +20,10 @@ from common import facts, memory, table, write_page
 from growth import NETWORKS, ROUNDS, of_network, write_scans
 
 from federation import flare_settings, make_job, mb
-from fedmr.circumstances import ROOT
-from fedmr.consortium.admin import COMPLETED, Admin
-from fedmr.consortium.kits import Kits, provision
-from fedmr.consortium.processes import processes, start, stop
+from fedmr.federation.kits import Kits, provision
+from fedmr.federation.processes import processes, start, stop
+from fedmr.federation.session import COMPLETED, Admin
+from fedmr.utils.environment import ROOT
 
 INTERVAL = 1.0  # seconds
 ENDED = psutil.Error, OSError, KeyError, ValueError  # what a process raises that ends while it is looked at

@@ -13,12 +13,12 @@ import sys
 import time
 from pathlib import Path
 
-from fedmr.circumstances import ROOT, circumstances
-from fedmr.data import DATA_ROOT_VARIABLE
-from fedmr.jobs import read_num_rounds, read_task
-from fedmr.local import comparison_images
-from fedmr.prepare import Options, prepare
-from fedmr.report import METHODS, Figures, draw, read_figures, table_rows
+from fedmr.data.datalist import DATA_ROOT_VARIABLE
+from fedmr.federation.render import read_num_rounds, read_task
+from fedmr.hospital.prepare import Options, prepare
+from fedmr.reports.table import METHODS, Figures, draw, read_figures, table_rows
+from fedmr.training.standalone import comparison_images
+from fedmr.utils.environment import ROOT, circumstances
 
 SITES = ("site-1", "site-2", "site-3", "site-4")
 

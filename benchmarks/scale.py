@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from common import alone, facts, memory, table, write_page
 
-from fedmr.circumstances import ROOT
-from fedmr.jobs import read_task
+from fedmr.federation.render import read_task
 from fedmr.nets import build
+from fedmr.utils.environment import ROOT
 
 SITES = (10, 100, 1000)
 LARGE = (1_000_000, 10_000_000, 100_000_000)  # weights
@@ -42,7 +42,7 @@ def large_weights(size: int) -> dict[str, np.ndarray]:
 
 def round_of(sites: int, size: int) -> dict[str, float]:
     """One round: seconds per update, bytes of an update, and what the server held before and at most."""
-    sys.path.append(str(ROOT / "tests"))
+    sys.path.append(str(ROOT / "tests" / "support"))
     from nvflare.apis.dxo import DXO, DataKind, MetaKey
     from nvflare.apis.utils.decomposers import flare_decomposers
     from nvflare.app_common.decomposers import common_decomposers

@@ -20,15 +20,15 @@ import yaml
 from common import alone, facts, forget_peak, memory, table, write_page
 from torch import Tensor, nn
 
-from fedmr.circumstances import ROOT
-from fedmr.config import SuperResolutionTask, Task
-from fedmr.data import PatchSampler, Volume
-from fedmr.jobs import read_task
+from fedmr.data.datalist import PatchSampler, Volume
+from fedmr.federation.render import read_task
 from fedmr.losses import WeightedSum
 from fedmr.nets import build, count_parameters
-from fedmr.optimizers import OPTIMIZERS
-from fedmr.physics import degrade, interpolate
-from fedmr.training import Hook, fit
+from fedmr.physics.degradation import degrade, interpolate
+from fedmr.tasks.config import SuperResolutionTask, Task
+from fedmr.training.optimizers import OPTIMIZERS
+from fedmr.training.trainer import Hook, fit
+from fedmr.utils.environment import ROOT
 
 PHASES = ("data", "forward", "backward", "optimiser")
 BASE = "EDSR"

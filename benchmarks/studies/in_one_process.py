@@ -20,12 +20,12 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, also for evaluation
 
-from fedmr.circumstances import ROOT
-from fedmr.report import read_figures, read_rounds
+from fedmr.reports.table import read_figures, read_rounds
 from fedmr.study import Cell, runner
 from fedmr.study.files import StudyError
 from fedmr.study.grid import read_study
 from fedmr.study.results import RUN
+from fedmr.utils.environment import ROOT
 
 sys.path.insert(0, str(ROOT / "tests"))
 from federation import Federation, federate

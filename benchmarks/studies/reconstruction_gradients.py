@@ -13,12 +13,12 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from fedmr.config import ReconstructionTask, Task
-from fedmr.cross_site_modelling import CrossSiteModelling
-from fedmr.kinds import load_volumes, make_sampler
-from fedmr.reconstruction import SliceSampler
-from fedmr.target_latents import LATENTS, site_latents
-from fedmr.training import Trainer
+from fedmr.tasks.config import ReconstructionTask, Task
+from fedmr.tasks.reconstruction import SliceSampler
+from fedmr.tasks.registry import load_volumes, make_sampler
+from fedmr.training.flmrcm import CrossSiteModelling
+from fedmr.training.target_latents import LATENTS, site_latents
+from fedmr.training.trainer import Trainer
 
 ROUNDS, VECTORS = 4, 64
 TASK = {

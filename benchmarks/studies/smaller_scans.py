@@ -15,10 +15,10 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from fedmr.data import read_datalist, site_folders
-from fedmr.kspace import fit
-from fedmr.physics import fft2c, ifft2c
-from fedmr.splits import SPLITS
+from fedmr.data.datalist import read_datalist, site_folders
+from fedmr.data.splits import SPLITS
+from fedmr.physics.coils import fit
+from fedmr.physics.degradation import fft2c, ifft2c
 
 _MIDDLE = 0.1, 0.9  # of the stack, where the head is
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from federation import federate
-from fedmr.cross_site import is_cross_site, read_matrix
+from fedmr.checkpoints.model_file import load_model
 from fedmr.flare.learner import PERSONAL_FILE
-from fedmr.html.facts import read_log
-from fedmr.models import load_model
-from fedmr.report import read_events, read_figures, read_rounds
+from fedmr.reports.cross_site import is_cross_site, read_matrix
+from fedmr.reports.table import read_events, read_figures, read_rounds
+from fedmr.runs.facts import read_log
 from simulator import ROUNDS, SITES, render_tiny_job, simulate
 
 pytestmark = pytest.mark.e2e

@@ -12,11 +12,11 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from federation import federate
-from fedmr.config import Task
-from fedmr.jobs import read_task
-from fedmr.local import evaluate_sites, train_pooled
+from fedmr.federation.render import read_task
 from fedmr.nets import build
-from fedmr.report import RunError, best_round, read_figures, read_rounds
+from fedmr.reports.table import RunError, best_round, read_figures, read_rounds
+from fedmr.tasks.config import Task
+from fedmr.training.standalone import evaluate_sites, train_pooled
 from phantoms import write_site
 from simulator import ROUNDS, SITES, render_tiny_job, simulate
 

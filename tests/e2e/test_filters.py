@@ -10,12 +10,12 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from fedmr.budget import BUDGET_FILE, gaussian_epsilon
-from fedmr.config import Task
+from fedmr.federation.render import CLIENT_CONFIG, read_task
 from fedmr.flare.filters import LOCAL_RECORD
-from fedmr.jobs import CLIENT_CONFIG, read_task
 from fedmr.nets import build
-from fedmr.report import read_figures
+from fedmr.privacy.accountant import BUDGET_FILE, gaussian_epsilon
+from fedmr.reports.table import read_figures
+from fedmr.tasks.config import Task
 from poc import Consortium, consortium
 from simulator import ROOT, ROUNDS, SITES, render_tiny_job
 

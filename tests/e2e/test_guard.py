@@ -15,13 +15,13 @@ from nvflare.apis.workspace import Workspace
 from nvflare.app_common.executors.learner_executor import LearnerExecutor
 from pyhocon import ConfigFactory
 
-from fedmr.config import Task
-from fedmr.data import DATA_ROOT_VARIABLE, load_volumes
+from fedmr.aggregation.guard import read_rejections
+from fedmr.data.datalist import DATA_ROOT_VARIABLE, load_volumes
+from fedmr.federation.render import CLIENT_CONFIG, read_task
 from fedmr.flare.guard import ServerGuard
-from fedmr.guard import read_rejections
-from fedmr.jobs import CLIENT_CONFIG, read_task
 from fedmr.nets import build
-from fedmr.training import evaluate
+from fedmr.tasks.config import Task
+from fedmr.training.trainer import evaluate
 from hostile import ATTACKS, HostileLearner
 from server import Server
 from simulator import SITES, render_tiny_job, simulate
@@ -115,7 +115,7 @@ def test_a_federation_goes_on_without_one_hostile_site_and_ends_with_two(hospita
     attacks = [dict([pair]) for pair in zip(SITES, ("scaled", "not_finite", "wrong_shape", "many_steps"), strict=True)]
     attacks.append({"site-1": "not_finite", "site-3": "wrong_shape"})
     job = hostile_job(tmp_path, attacks, "min_clients_per_round = 3")
-    modules = Path(__file__).parents[1]
+    modules = Path(__file__).parents[1] / "support"
     code = simulate(job, tmp_path / "w", hospitals, sites=4, threads=4, modules=modules).returncode
     log = (tmp_path / "w" / "server" / "log.txt").read_text()
     reasons = ["(learning_rate)", "is not finite", "has the shape", "(max_steps)"]

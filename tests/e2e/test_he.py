@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from fedmr.consortium.processes import processes
-from fedmr.consortium.resume import resumed_job
-from fedmr.models import load_model
-from fedmr.report import read_figures
+from fedmr.checkpoints.model_file import load_model
+from fedmr.federation.processes import processes
+from fedmr.federation.resume import resumed_job
+from fedmr.reports.table import read_figures
 from poc import Consortium, consortium
 from simulator import ROUNDS, SITES, render_tiny_job
 

@@ -5,9 +5,9 @@ import re
 import pytest
 
 from browser import CHROMIUM, browser
-from fedmr.html import write_html
-from fedmr.html.facts import read_log, read_step_times, read_traffic
-from fedmr.report import read_events, read_figures
+from fedmr.reports.html import write_html
+from fedmr.reports.table import read_events, read_figures
+from fedmr.runs.facts import read_log, read_step_times, read_traffic
 from phantoms import write_site
 from simulator import ROUNDS, SITES, simulate
 

@@ -17,12 +17,12 @@ import torch
 import yaml
 
 from federation import federate
-from fedmr.consortium.admin import COMPLETED, INTERRUPTED, Admin
-from fedmr.consortium.kits import ConsortiumError, Kits, environment, fill_kit, open_kits, provision, tool
-from fedmr.consortium.processes import processes, start, stop
-from fedmr.consortium.resume import find_run, resumed_job
-from fedmr.job_bundle import bundle
-from fedmr.report import read_figures
+from fedmr.federation.job_bundle import bundle
+from fedmr.federation.kits import ConsortiumError, Kits, environment, fill_kit, open_kits, provision, tool
+from fedmr.federation.processes import processes, start, stop
+from fedmr.federation.resume import find_run, resumed_job
+from fedmr.federation.session import COMPLETED, INTERRUPTED, Admin
+from fedmr.reports.table import read_figures
 from simulator import ROOT, SITES, render_tiny_job
 
 pytestmark = pytest.mark.e2e

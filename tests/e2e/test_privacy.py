@@ -8,9 +8,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from fedmr.report import RunError, read_figures
+from dicom_files import Series, write_classic
+from fedmr.reports.table import RunError, read_figures
 from phantoms import phantom
-from readers.dicom_files import Series, write_classic
 from simulator import simulate
 
 pytestmark = pytest.mark.e2e

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from fedmr.data import read_datalist
-from fedmr.local import evaluate_sites, train_pooled
-from fedmr.prepare import Options, prepare
+from fedmr.data.datalist import read_datalist
+from fedmr.hospital.prepare import Options, prepare
+from fedmr.training.standalone import evaluate_sites, train_pooled
 
 SOURCE = Path(__file__).parents[3] / "shared" / "data"
 CONTRASTS = {"site-1": "T2w", "site-2": "FLAIR", "site-3": "T1w", "site-4": "T1w"}

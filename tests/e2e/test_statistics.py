@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedmr.statistics import ARTEFACT, INTENSITY, PER_PATIENT, PER_VOLUME, Sample, measure, read_statistics
+from fedmr.reports.statistics import ARTEFACT, INTENSITY, PER_PATIENT, PER_VOLUME, Sample, measure, read_statistics
 from phantoms import write_site
 from simulator import ROOT, SITES, simulate, write_hospitals
 

@@ -9,10 +9,10 @@ import psutil
 import pytest
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from fedmr.data import DATA_ROOT_VARIABLE, PatchSampler, load_volumes
+from fedmr.data.datalist import DATA_ROOT_VARIABLE, PatchSampler, load_volumes
 from fedmr.flare.dry_run import STEPS, dry_run, take_steps
 from fedmr.nets import build
-from fedmr.training import evaluate
+from fedmr.training.trainer import evaluate
 
 
 @pytest.fixture(autouse=True)

@@ -25,7 +25,7 @@ from nvflare.private.fed.utils.fed_utils import create_job_processing_context_pr
 from nvflare.private.privacy_manager import PrivacyService
 from pyhocon import ConfigFactory
 
-from fedmr.budget import BUDGET_FILE, Budget, BudgetError, gaussian_epsilon
+from fedmr.federation.render import CLIENT_CONFIG, check, render
 from fedmr.flare.filters import (
     LOCAL_RECORD,
     GaussianPrivacy,
@@ -33,8 +33,8 @@ from fedmr.flare.filters import (
     StrictPercentilePrivacy,
     StrictSVTPrivacy,
 )
-from fedmr.jobs import CLIENT_CONFIG, check, render
-from fedmr.privacy import UnsafeError, compare, to_vector
+from fedmr.privacy.accountant import BUDGET_FILE, Budget, BudgetError, gaussian_epsilon
+from fedmr.privacy.mechanism import UnsafeError, compare, to_vector
 
 ROOT = Path(__file__).parents[2]
 common_decomposers.register()  # as FLARE's client process does

@@ -13,8 +13,8 @@ from nvflare.apis.shareable import make_reply
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 
+from fedmr.aggregation.guard import read_rejections
 from fedmr.flare.guard import ServerGuard, SiteGuard
-from fedmr.guard import read_rejections
 from server import Server
 
 LIMITS = {"learning_rate": 1e-2}

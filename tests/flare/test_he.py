@@ -18,11 +18,11 @@ from nvflare.app_common.app_event_type import AppEventType
 from nvflare.fuel.sec.security_content_service import SecurityContentManager, SecurityContentService
 
 import he_context
+from fedmr.aggregation.guard import read_rejections
 from fedmr.flare.guard import ServerGuard, SiteGuard
 from fedmr.flare.he import PackedAggregator, PackedDecryptor, PackedEncryptor, PackedPersistor
-from fedmr.guard import read_rejections
-from fedmr.packed_he import CIPHERTEXTS, HEADER, Packing
-from fedmr.privacy import UnsafeError
+from fedmr.privacy.mechanism import UnsafeError
+from fedmr.privacy.packing import CIPHERTEXTS, HEADER, Packing
 from server import Server
 
 LIMITS = {"learning_rate": 1e-2}

@@ -17,13 +17,13 @@ from nvflare.apis.signal import Signal
 from nvflare.apis.workspace import Workspace
 from nvflare.app_common.app_constant import AppConstants, ValidateType
 from nvflare.app_opt.tracking.tb.tb_writer import TBWriter
+from test_dp_settings import SETTINGS
 
-from fedmr.budget import BUDGET_FILE
-from fedmr.data import DATA_ROOT_VARIABLE
+from fedmr.data.datalist import DATA_ROOT_VARIABLE
 from fedmr.flare.learner import STATE_FILE, SuperResolutionLearner, _threads_per_site
 from fedmr.nets import build
+from fedmr.privacy.accountant import BUDGET_FILE
 from phantoms import write_site
-from test_dp_settings import SETTINGS
 
 ROUNDS = 2
 

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_reconstruction import change_datalist, write_kspace_site
 
 from federation import federate
-from fedmr.error_maps import draw_errors
+from fedmr.checkpoints.model_file import load_model
 from fedmr.flare.learner import STATE_FILE
-from fedmr.html import write_html
-from fedmr.models import load_model
-from fedmr.report import labels_of, read_figures, read_run_task, table
+from fedmr.reports.error_maps import draw_errors
+from fedmr.reports.html import write_html
+from fedmr.reports.table import labels_of, read_figures, read_run_task, table
 from phantoms import write_site
 from simulator import SITES, render_tiny_job
-from test_reconstruction import change_datalist, write_kspace_site
 
 pytestmark = pytest.mark.e2e  # whole federations, in one process
 

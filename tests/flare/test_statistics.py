@@ -20,9 +20,9 @@ from nvflare.app_common.statistics.numeric_stats import get_global_stats
 from nvflare.fuel.utils import fobs
 from pyhocon import ConfigFactory
 
-from fedmr.data import DATA_ROOT_VARIABLE
-from fedmr.jobs import CLIENT_CONFIG, SERVER_CONFIG
-from fedmr.statistics import ARTEFACT, INTENSITY, PER_PATIENT, PER_VOLUME, Sample
+from fedmr.data.datalist import DATA_ROOT_VARIABLE
+from fedmr.federation.render import CLIENT_CONFIG, SERVER_CONFIG
+from fedmr.reports.statistics import ARTEFACT, INTENSITY, PER_PATIENT, PER_VOLUME, Sample
 
 JOB = Path(__file__).parents[2] / "jobs" / "federated_stats"
 CLIENT, SERVER = (ConfigFactory.parse_file(JOB / c).as_plain_ordered_dict() for c in (CLIENT_CONFIG, SERVER_CONFIG))

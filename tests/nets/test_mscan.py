@@ -6,7 +6,7 @@ import torch
 from fedmr.losses import WeightedSum
 from fedmr.nets import build, count_parameters
 from fedmr.nets.mscan import Fusion, spatial_mean
-from fedmr.physics import interpolate
+from fedmr.physics.degradation import interpolate
 
 VARIANTS = list(itertools.product(("chain", "parallel", "single"), ("joint", "softmax", "none"), (True, False)))
 SMALL = {"channels": 8, "blocks": 2}

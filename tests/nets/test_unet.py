@@ -3,7 +3,7 @@ import torch
 
 from fedmr.nets import build, count_parameters, title
 from fedmr.nets.unet import pooled
-from fedmr.training import Hook, fit
+from fedmr.training.trainer import Hook, fit
 
 SMALL = {"channels": 4, "pools": 2}
 

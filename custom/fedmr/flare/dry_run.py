@@ -21,11 +21,11 @@ from nvflare.apis.signal import Signal
 from nvflare.apis.workspace import Workspace
 from nvflare.app_common.app_constant import AppConstants, ValidateType
 
-from fedmr.config import Task
-from fedmr.data import DATA_ROOT_VARIABLE
+from fedmr.data.datalist import DATA_ROOT_VARIABLE
 from fedmr.flare.learner import SuperResolutionLearner
+from fedmr.hospital.preflight.machine import Step
 from fedmr.nets import build
-from fedmr.preflight.machine import Step
+from fedmr.tasks.config import Task
 
 STEPS = 3  # a loss that diverges shows only after a step; the first one is slower than the others
 

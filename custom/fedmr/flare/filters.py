@@ -1,5 +1,5 @@
 """Client-side privacy filters for jobs and for a site's own privacy.json. They fail closed; the maths is in
-`fedmr.privacy`, the account of what was spent in `fedmr.budget`."""
+`fedmr.privacy.mechanism`, the account of what was spent in `fedmr.privacy.accountant`."""
 
 import json
 import logging
@@ -21,10 +21,10 @@ from nvflare.app_common.filters.exclude_vars import ExcludeVars
 from nvflare.app_common.filters.percentile_privacy import PercentilePrivacy
 from nvflare.app_common.filters.svt_privacy import SVTPrivacy
 
-from fedmr import privacy
-from fedmr.budget import BUDGET_FILE, Budget
-from fedmr.privacy import LOCAL_RECORD as LOCAL_RECORD
-from fedmr.privacy import UnsafeError, Vector, require
+from fedmr.privacy import mechanism as privacy
+from fedmr.privacy.accountant import BUDGET_FILE, Budget
+from fedmr.privacy.mechanism import LOCAL_RECORD as LOCAL_RECORD
+from fedmr.privacy.mechanism import UnsafeError, Vector, require
 
 
 class StrictFilter(DXOFilter):

@@ -1,4 +1,4 @@
-"""Filters that keep wrong updates out; what is wrong is decided in `fedmr.guard`."""
+"""Filters that keep wrong updates out; what is wrong is decided in `fedmr.aggregation.guard`."""
 
 import json
 import math
@@ -17,8 +17,8 @@ from nvflare.app_common.abstract.model import ModelLearnableKey
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 
-from fedmr.flare.algorithms import OUTSIDE, unpack
-from fedmr.guard import REJECTIONS, Limits, Shape, Typical, Update, fault_of_claims, judge
+from fedmr.aggregation.guard import REJECTIONS, Limits, Shape, Typical, Update, fault_of_claims, judge
+from fedmr.flare.messages import OUTSIDE, unpack
 
 _REASON = "fedmr_reason"  # header by which a site tells the server why it withholds its update
 
@@ -32,7 +32,7 @@ class ServerGuard(Filter):
     named with the reason in the log and in `guard.jsonl` in the run folder.
 
     Args:
-        limits: the numbers of `fedmr.guard.Limits`.
+        limits: the numbers of `fedmr.aggregation.guard.Limits`.
         min_sites: updates that a round needs; a number above that of the sites means all of them.
         expected_data_kind: the aggregator's.
         encrypted: the values are ciphertexts (HE), so only steps and metrics can be looked at, and `SiteGuard` must
@@ -149,7 +149,7 @@ class SiteGuard(Filter):
     site that leaves it out.
 
     Args:
-        limits: the numbers of `fedmr.guard.Limits`.
+        limits: the numbers of `fedmr.aggregation.guard.Limits`.
         expected_data_kind: the aggregator's.
     """
 

@@ -1,4 +1,4 @@
-"""Homomorphic encryption: `fedmr.packed_he` as filters and an aggregator, and what FLARE's own lacks."""
+"""Homomorphic encryption: `fedmr.privacy.packing` as filters and an aggregator, and what FLARE's own lacks."""
 
 from typing import Any
 
@@ -18,10 +18,10 @@ from nvflare.app_opt.pt.file_model_persistor import PTFileModelPersistor
 from nvflare.app_opt.pt.model_persistence_format_manager import PTModelPersistenceFormatManager
 from nvflare.fuel.sec.security_content_service import SecurityContentService
 
-from fedmr import packed_he
-from fedmr.bfv import Key
-from fedmr.flare.algorithms import unpack
-from fedmr.packed_he import ALGORITHM, CIPHERTEXTS, HEADER, Encrypted, Packing, Sum, layout_of
+from fedmr.flare.messages import unpack
+from fedmr.privacy import packing as packed_he
+from fedmr.privacy.bfv import Key
+from fedmr.privacy.packing import ALGORITHM, CIPHERTEXTS, HEADER, Encrypted, Packing, Sum, layout_of
 
 _CONTEXT = "client_context.tenseal"  # as FLARE's HEBuilder names it
 
@@ -65,7 +65,7 @@ class PackedEncryptor(_KeyHolder):
     started anew as for all others, and no sum of many rounds' roundings.
 
     Args:
-        packing: the numbers of `fedmr.packed_he.Packing`, the same at the server.
+        packing: the numbers of `fedmr.privacy.packing.Packing`, the same at the server.
         context_file: in the site's startup folder.
     """
 

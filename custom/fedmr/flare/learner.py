@@ -1,4 +1,4 @@
-"""The site's side of a federated job: a `Learner` around `fedmr.training`."""
+"""The site's side of a federated job: a `Learner` around `fedmr.training.trainer`."""
 
 import json
 import math
@@ -19,22 +19,22 @@ from nvflare.app_common.abstract.learner_spec import Learner
 from nvflare.app_common.app_constant import AppConstants, ValidateType
 from nvflare.app_common.tracking.log_writer import LogWriter
 
-from fedmr.algorithms import make_trainer
-from fedmr.budget import BUDGET_FILE, Budget, BudgetError
-from fedmr.card import make_card
-from fedmr.config import Task
-from fedmr.cross_site import OF_SERVER
-from fedmr.data import DataError, read_datalist
-from fedmr.dp_sgd import PrivateTrainer
-from fedmr.flare.algorithms import latents_message, pack, unpack
+from fedmr.checkpoints.card import make_card
+from fedmr.checkpoints.model_file import Model, save_model
+from fedmr.data.datalist import DataError, read_datalist
+from fedmr.flare.messages import latents_message, pack, unpack
 from fedmr.flare.sites import site_folder
-from fedmr.kinds import load_volumes, make_sampler
-from fedmr.models import Model, save_model
-from fedmr.mrcm_settings import Mrcm
-from fedmr.privacy import LOCAL_RECORD, UnsafeError
-from fedmr.report import comparison_image
-from fedmr.target_latents import protect, site_latents
-from fedmr.training import Progress, Trainer, evaluate
+from fedmr.privacy.accountant import BUDGET_FILE, Budget, BudgetError
+from fedmr.privacy.mechanism import LOCAL_RECORD, UnsafeError
+from fedmr.reports.cross_site import OF_SERVER
+from fedmr.reports.table import comparison_image
+from fedmr.tasks.config import Task
+from fedmr.tasks.flmrcm_settings import Mrcm
+from fedmr.tasks.registry import load_volumes, make_sampler
+from fedmr.training.algorithms import make_trainer
+from fedmr.training.dp_sgd import PrivateTrainer
+from fedmr.training.target_latents import protect, site_latents
+from fedmr.training.trainer import Progress, Trainer, evaluate
 
 STATE_FILE = "fedmr_site_state.pt"
 EARLIER_STATE_FILE = "fedmr_site_state_earlier.pt"
@@ -53,10 +53,10 @@ class SuperResolutionLearner(Learner):
     algorithm "local" it is the only one: the site takes no weights from the server but the first and returns none.
 
     Args:
-        task: the numbers of `fedmr.config.Task`.
+        task: the numbers of `fedmr.tasks.config.Task`.
         threads: torch threads; by default the machine's cores divided by the FLARE sites on it.
         resume: ``{"job": id, "round": n}`` for a job that goes on from the state which the sites have from another one
-            after n rounds; made by `fedmr.consortium.resume`.
+            after n rounds; made by `fedmr.federation.resume`.
     """
 
     def __init__(self, task: dict[str, Any], threads: int | None = None, resume: dict[str, Any] | None = None) -> None:

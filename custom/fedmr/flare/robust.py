@@ -9,11 +9,11 @@ from nvflare.apis.shareable import Shareable
 from nvflare.app_common.abstract.aggregator import Aggregator
 from nvflare.app_common.app_constant import AppConstants
 
-from fedmr.robust import trimmed_mean
+from fedmr.aggregation.robust import trimmed_mean
 
 
 class RobustAggregator(Aggregator):
-    """Coordinate median or trimmed mean of the sites' updates; see `fedmr.robust`.
+    """Coordinate median or trimmed mean of the sites' updates; see `fedmr.aggregation.robust`.
 
     It does not weigh sites by their steps, and keeps all updates of a round in the server's memory.
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import psutil
 from nvflare.apis.fl_context import FLContext
 
-from fedmr.data import find_site_folder
+from fedmr.data.datalist import find_site_folder
 
 
 def site_folder(fl_ctx: FLContext) -> Path:
-    """The site's folder with `datalist.json`; the search is that of `fedmr.data.find_site_folder`.
+    """The site's folder with `datalist.json`; the search is that of `fedmr.data.datalist.find_site_folder`.
 
     Raises:
         DataError: no datalist; lists the places tried.

@@ -17,16 +17,16 @@ from nvflare.app_common.statistics.statistics_privacy_cleanser import Statistics
 from nvflare.fuel.utils.log_utils import get_obj_logger
 
 from fedmr.flare.sites import site_folder
-from fedmr.statistics import Sample, measure
+from fedmr.reports.statistics import Sample, measure
 
 
 class SiteStatistics(Statistics):
-    """Statistics of a site's scans; what is counted is in `fedmr.statistics`.
+    """Statistics of a site's scans; what is counted is in `fedmr.reports.statistics`.
 
     The volumes are read once, when the job starts. A site whose data cannot be used says why, once.
 
     Args:
-        data_sets: which volumes belong to which data set; see `fedmr.statistics.measure`.
+        data_sets: which volumes belong to which data set; see `fedmr.reports.statistics.measure`.
     """
 
     def __init__(self, data_sets: dict[str, dict[str, list[str]]]) -> None:

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from fedmr.nets.baselines import SRCNN, VDSR
 from fedmr.nets.mscan import MSCAN
-from fedmr.nets.peers import SRCNN, VDSR
 from fedmr.nets.residual import EDSR, MSRN, RCAN
 from fedmr.nets.span import SPAN
 from fedmr.nets.unet import UNet

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedmr.physics import Grid, interpolate, interpolation_kernel
+from fedmr.physics.degradation import Grid, interpolate, interpolation_kernel
 
 Attention = Literal["none", "joint", "softmax"]
 Scales = Literal["chain", "parallel", "single"]

@@ -1,12 +1,12 @@
-"""SPAN, a published network made to be fast. See `fedmr.nets.peers.Peer`."""
+"""SPAN, a published network made to be fast. See `fedmr.nets.baselines.Peer`."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fedmr.nets.baselines import Peer
 from fedmr.nets.mscan import conv
-from fedmr.nets.peers import Peer
-from fedmr.physics import Grid
+from fedmr.physics.degradation import Grid
 
 
 class SPAB(nn.Module):

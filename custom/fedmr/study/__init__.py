@@ -20,11 +20,11 @@ class Cell:
         arm: a variant of every axis.
         seed: of initial weights and sampling.
         job: the job whose source is rendered, with `task` and `rounds` in place of its own.
-        task: numbers of `fedmr.config.Task`.
+        task: numbers of `fedmr.tasks.config.Task`.
         rounds: number of federated rounds.
         sites: trained on.
         unseen: sites that are left out of training and tested on.
-        pooled: whether the sites are made one, by `fedmr.pool`.
+        pooled: whether the sites are made one, by `fedmr.data.pool`.
         minutes: after which the run is ended as hung.
         parameters: of the network.
     """

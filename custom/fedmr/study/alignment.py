@@ -7,10 +7,10 @@ from statistics import fmean, stdev
 
 import numpy as np
 
-from fedmr.latents import SPLITS, Points, domain_accuracy, draw_latents, pair_accuracy
 from fedmr.study.results import LATENTS
 from fedmr.study.tables import NONE, Spread, markdown
 from fedmr.study.targets import Targets
+from fedmr.training.latents import SPLITS, Points, domain_accuracy, draw_latents, pair_accuracy
 
 _NOTE = """\
 Accuracy of a fresh classifier (logistic regression) on the latents of test slices, fitted with those of training

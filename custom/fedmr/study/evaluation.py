@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from fedmr.config import ReconstructionTask, Task
-from fedmr.kinds import Volume, kind_of
-from fedmr.latents import SPLITS, latents_of
+from fedmr.checkpoints.model_file import load_model
 from fedmr.metrics import sharpness, volume_metrics
-from fedmr.models import load_model
 from fedmr.nets.unet import UNet
 from fedmr.study import Cell
+from fedmr.tasks.config import ReconstructionTask, Task
+from fedmr.tasks.registry import Volume, kind_of
+from fedmr.training.latents import SPLITS, latents_of
 
 _PERSONAL = "fedmr_personal_model.pt"  # as the learner leaves it on its site
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from fedmr.images import write_atomically
+from fedmr.data.images import write_atomically
 from fedmr.study import Study
 
 PLAN = "study.json"

@@ -12,13 +12,13 @@ from typing import Any
 
 from pyhocon import ConfigFactory, ConfigTree
 
-from fedmr.config import Task
-from fedmr.data import site_folders
-from fedmr.jobs import job_names
+from fedmr.data.datalist import site_folders
+from fedmr.federation.render import job_names
 from fedmr.nets import build, count_parameters
 from fedmr.study import Cell, Study
 from fedmr.study.files import StudyError, read_yaml
 from fedmr.study.results import columns
+from fedmr.tasks.config import Task
 
 # what a variant may set beside the numbers of the task
 _OWN = {"job", "rounds", "sites", "leave_out", "pooled", "minutes", "only"}

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fedmr.images import write_atomically
+from fedmr.data.images import write_atomically
 from fedmr.study import Cell
 from fedmr.study.files import StudyError
 

@@ -13,17 +13,17 @@ from typing import Any
 
 import psutil
 
-from fedmr.circumstances import circumstances
-from fedmr.data import DATA_ROOT_VARIABLE
-from fedmr.html.facts import read_log, read_step_times
-from fedmr.jobs import rendered
-from fedmr.pool import pool
-from fedmr.report import RunError, read_figures, read_rounds
+from fedmr.data.datalist import DATA_ROOT_VARIABLE
+from fedmr.data.pool import pool
+from fedmr.federation.render import rendered
+from fedmr.reports.table import RunError, read_figures, read_rounds
+from fedmr.runs.facts import read_log, read_step_times
 from fedmr.study import Cell, Study
 from fedmr.study.evaluation import evaluate_cell, write_latents
 from fedmr.study.files import StudyError, only_one, write_plan
 from fedmr.study.results import LATENTS, PANEL, RUN, Results
 from fedmr.study.timing import equalise
+from fedmr.utils.environment import circumstances
 
 _OVERLAY = """include required("{job}.conf")
 name = cell

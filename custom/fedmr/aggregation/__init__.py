@@ -1,0 +1,1 @@
+"""Which updates count, and their means."""

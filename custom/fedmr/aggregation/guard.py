@@ -1,0 +1,197 @@
+"""What is wrong with a site's update. Needs neither FLARE nor another site's update, so it runs on both sides.
+
+An update is judged when it comes, and a running sum takes it in: the server's memory does not grow with the number of
+sites. The median of the round itself is not known by then. What is known is that of the last round, which does not
+depend on who answers first, and, in the first round as in any, how far the optimiser can go at all.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from numbers import Real
+from pathlib import Path
+from statistics import median
+from typing import Any, TypeGuard
+
+import numpy as np
+
+from fedmr.privacy.mechanism import refuse_unknown
+
+REJECTIONS = "guard.jsonl"  # in the server's run folder
+
+# What an optimiser moves a value by in a step at most, in learning rates: RMSprop with torch's alpha 10, i.e.
+# 1 / sqrt(1 - alpha); Adam with its betas 3.2, (1 - beta1) / sqrt(1 - beta2) (Kingma & Ba, ICLR 2015, section 2.1).
+# In training of the networks here by Adam it was an RMS of 0.02 to 0.4.
+_REACH = 1 / math.sqrt(1 - 0.99)
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an update may be.
+
+    Attributes:
+        learning_rate: the task's, with which it bounds the L2 norm by what the optimiser can do in the steps; more
+            where sites add noise for privacy.
+        max_steps: steps in a round.
+        steps_factor: steps, as a multiple of the last round's median; sites differ in size.
+        norm_factor: L2 norm per step, as a multiple of the last round's median.
+        metric_ranges: lowest and highest value of metrics that come with the update, PSNR in dB.
+        exclude_vars: variables that sites keep to themselves, as a regular expression that is searched in names.
+    """
+
+    learning_rate: float
+    max_steps: int = 100_000
+    steps_factor: float = 100.0
+    norm_factor: float = 10.0
+    metric_ranges: Mapping[str, tuple[float, float]] = field(default_factory=lambda: {"psnr": (0.0, 100.0)})
+    exclude_vars: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "max_steps", "steps_factor", "norm_factor"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"guard: {name} is {getattr(self, name)}; it must be above 0")
+        for name, bounds in self.metric_ranges.items():
+            if len(bounds) != 2 or not bounds[0] < bounds[1]:
+                raise ValueError(f"guard: metric_ranges gives {name} {list(bounds)}; it must be [lowest, highest]")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Limits":
+        """Build from a config.
+
+        Raises:
+            ValueError: naming the offending entry.
+        """
+        refuse_unknown("guard", values, [f.name for f in fields(cls)])
+        if "learning_rate" not in values:
+            raise ValueError("guard: learning_rate is missing; give the task's")
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a site sends, whatever it is.
+
+    Attributes:
+        parts: should be arrays by name, for each part: the weights' differences, and SCAFFOLD's controls.
+        steps: should be a number of optimisation steps.
+        metrics: should be figures by name of the model as received, or None.
+    """
+
+    parts: Mapping[str, Any]
+    steps: Any
+    metrics: Any
+
+
+@dataclass(frozen=True)
+class Typical:
+    """Medians over the sites of a round: steps, and by part L2 norm per step."""
+
+    steps: float
+    paces: Mapping[str, float]
+
+    @classmethod
+    def of(cls, accepted: Iterable[tuple[float, Mapping[str, float]]]) -> "Typical":
+        """Medians over pairs of steps and norms by part, at least one, all with the same parts."""
+        pairs = list(accepted)
+        paces = {part: median(norms[part] / steps for steps, norms in pairs) for part in pairs[0][1]}
+        return cls(median(steps for steps, _ in pairs), paces)
+
+
+def judge(
+    update: Update, shapes: Mapping[str, Shape], limits: Limits, last: Typical | None = None
+) -> tuple[str | None, dict[str, float]]:
+    """What is wrong with an update, None if nothing is, and the L2 norms of the parts up to the first wrong one.
+
+    Args:
+        update: of one site.
+        shapes: of the model's variables, which are those of every part.
+        limits: the bounds.
+        last: medians of the last round, if there was one.
+    """
+    expected = {n: s for n, s in shapes.items() if not (limits.exclude_vars and re.search(limits.exclude_vars, n))}
+    fault = fault_of_claims(update, limits, last)
+    norms: dict[str, float] = {}
+    for part, values in update.parts.items():
+        wrong = _fault_of_values(values, expected)
+        if wrong:
+            return wrong, norms
+        norms[part] = norm_of(values)
+        fault = fault or _fault_of_norm(norms[part], update.steps, expected, limits, last.paces[part] if last else 0.0)
+    return fault, norms
+
+
+def fault_of_claims(update: Update, limits: Limits, last: Typical | None = None) -> str | None:
+    """What is wrong with the figures that come with an update, which encryption leaves readable."""
+    steps, metrics = update.steps, update.metrics
+    if not (_is_number(steps) and 1 <= steps <= limits.max_steps):
+        return f"it claims {_short(steps)} steps; 1 to {limits.max_steps} are allowed (max_steps)"
+    if last and steps > limits.steps_factor * last.steps:
+        allowed = f"{limits.steps_factor:g} times are allowed (steps_factor)"
+        return f"it claims {steps} steps, {steps / last.steps:.3g} times the last round's median; {allowed}"
+    if not isinstance(metrics, Mapping | None):
+        return f"its metrics are {_short(metrics)}, which has no names"
+    for name, (low, high) in limits.metric_ranges.items():
+        if metrics and name in metrics and not (_is_number(metrics[name]) and low <= metrics[name] <= high):
+            return f"its {name} is {_short(metrics[name])}; {low:g} to {high:g} is allowed (metric_ranges)"
+    return None
+
+
+def norm_of(values: Mapping[str, Any]) -> float:
+    """L2 norm over all variables; infinite if float64 cannot hold its square."""
+    with np.errstate(over="ignore"):
+        return math.sqrt(sum(float(np.square(value, dtype=np.float64).sum()) for value in values.values()))
+
+
+def _fault_of_values(values: Any, shapes: Mapping[str, Shape]) -> str | None:
+    if not isinstance(values, Mapping):
+        return "it holds no variables"
+    for name in shapes:
+        if name not in values:
+            return f"it lacks the variable {name!r}"
+    for name, value in values.items():
+        if name not in shapes:
+            return f"it has a variable {_short(name)}, which is not expected"
+        if not isinstance(value, np.ndarray | np.generic) or value.dtype.kind not in "fiu":
+            return f"{name!r} holds no real numbers"
+        if value.shape != tuple(shapes[name]):
+            return f"{name!r} has the shape {value.shape}, the model's has {tuple(shapes[name])}"
+        if not np.isfinite(value).all():
+            return f"{name!r} is not finite in {value.size - np.isfinite(value).sum()} of {value.size} values"
+    return None
+
+
+def _fault_of_norm(norm: float, steps: Any, shapes: Mapping[str, Shape], limits: Limits, pace: float) -> str | None:
+    """`steps` were checked before; `pace` is the last round's median, 0 if there is none."""
+    rate, size = limits.learning_rate, sum(math.prod(shape) for shape in shapes.values())
+    reach = _REACH * rate * steps * math.sqrt(size)
+    if norm > reach:
+        return f"its norm {norm:.3g} is beyond the {reach:.3g} that {steps} steps can do at {rate:g} (learning_rate)"
+    times = norm / steps / pace if pace else 0.0
+    if times > limits.norm_factor:
+        allowed = f"{limits.norm_factor:g} times are allowed (norm_factor)"
+        return f"its norm {norm:.3g} is, per step, {times:.3g} times the last round's median; {allowed}"
+    return None
+
+
+def read_rejections(folder: Path) -> list[dict[str, Any]]:
+    """What the guard left out, in order: ``{"round": r, "site": SITE, "reason": text, "norm": L2 or None}``.
+
+    Args:
+        folder: the server's run folder; without a record in it nothing was left out.
+    """
+    path = folder / REJECTIONS
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _short(value: Any) -> str:
+    """A site's own words on one line of the log, and few of them."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."

@@ -1,0 +1,1 @@
+"""Leakage audit: attacks on what a site sends."""

@@ -1,0 +1,1 @@
+"""The `fedmr` command: arguments, messages and exit codes."""

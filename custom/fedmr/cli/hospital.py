@@ -1,0 +1,109 @@
+"""Commands for a hospital's data."""
+
+import json
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TaskID
+
+console = Console()
+
+
+def demo_data(
+    out: Annotated[Path, typer.Argument(help="Data root to fill.")],
+    sites: Annotated[int, typer.Option(help="Number of hospitals.")] = 4,
+    patients: Annotated[int, typer.Option(help="Patients per hospital, at least 3.")] = 6,
+    seed: Annotated[int, typer.Option(help="Seed; the same seed gives the same voxels.")] = 0,
+) -> None:
+    """Make simulated hospitals from real anatomy, as NIfTI files with datalists."""
+    from fedmr.hospital.simulation import make_hospitals
+
+    with console.status("simulating") as status:
+        folders = make_hospitals(out, sites=sites, patients=patients, seed=seed, progress=status.update)
+    console.print(f"{len(folders)} hospitals of {patients} patients each in {out}")
+
+
+def prepare(
+    source: Annotated[Path, typer.Argument(help="The hospital's folder of scans; it is only read.")],
+    out: Annotated[Path, typer.Option(help="Data root to fill; the site's data go to OUT/SITE.")],
+    site: Annotated[str, typer.Option(help="Site name, as FLARE knows it.")] = "",
+    layout: Annotated[str, typer.Option("--format", help="auto, bids, nifti, ixi, brats, fastmri or dicom.")] = "auto",
+    contrast: Annotated[str, typer.Option(help="Contrasts to take, e.g. T1w,FLAIR; all by default.")] = "",
+    split: Annotated[str, typer.Option(help="Shares of the patients for train/val/test.")] = "0.7/0.1/0.2",
+    seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
+    split_file: Annotated[
+        Path | None, typer.Option(help="CSV that gives the split: columns patient, split and, if need be, path, site.")
+    ] = None,
+    by_hospital: Annotated[bool, typer.Option(help="One site per hospital that the file names state (IXI).")] = False,
+    workers: Annotated[int, typer.Option(help="Processes; one per core by default.")] = 0,
+) -> None:
+    """Check a hospital's scans and make its site: cached volumes under pseudonyms and a datalist, split by patient.
+
+    Exit code 0: all scans were prepared; 3: some could not be used, each is named with the reason, and the others were
+    prepared; 1: nothing was prepared.
+    """
+    from fedmr.cli.summary import show
+    from fedmr.hospital.prepare import Options, hospitals
+    from fedmr.hospital.prepare import prepare as prepare_site
+
+    if by_hospital == bool(site):
+        raise ValueError("give either --site NAME, or --by-hospital for a collection of several hospitals")
+    options = Options(layout, tuple(filter(None, contrast.split(","))), split, seed, split_file, "", workers)
+    sites = (
+        {name: replace(options, hospital=name) for name in hospitals(source, layout)}
+        if by_hospital
+        else {site: options}
+    )
+    complete = True
+    for name, chosen in sites.items():
+        with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console, transient=True) as bar:
+            advance = partial(_advance, bar, bar.add_task(name, total=None))
+            try:
+                outcome = prepare_site(source, site=name, out=out, options=chosen, progress=advance)
+            except KeyboardInterrupt:
+                raise RuntimeError("interrupted; the same command goes on where it stopped") from None
+        show(outcome, console)
+        complete &= not outcome.problems
+    if not complete:
+        raise typer.Exit(3)
+
+
+def preflight(
+    data: Annotated[Path, typer.Argument(help="A site's folder, or a data root with several.")],
+    job: Annotated[Path, typer.Option(help="Job to come.")] = Path("jobs/mscan_fedavg"),
+    workspace: Annotated[Path, typer.Option(help="Folder of the FLARE site, whose disk will hold the run.")] = Path(),
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows to this file.")] = None,
+) -> None:
+    """Check a site's data and machine, and train a few steps, before it joins a federation.
+
+    Exit code 0: all passed; 3: some rows warn; 4: some rows fail, the site should not join; 1: could not run.
+    """
+    from fedmr.federation.render import read_task
+    from fedmr.flare.dry_run import dry_run
+    from fedmr.hospital.preflight import EXIT_CODES, table, verdict, worst
+    from fedmr.hospital.preflight import preflight as look
+    from fedmr.tasks.config import Task
+
+    task = Task.from_dict(read_task(job))
+    with Progress(console=console, transient=True) as bar:
+        line = bar.add_task("")
+
+        def advance(what: str, done: int, total: int) -> None:
+            bar.update(line, description=what, completed=done, total=total)
+
+        report = look(data, task, try_steps=dry_run, workspace=workspace, progress=advance)
+    for name, rows in report.items():
+        console.print(table(rows, name))
+    console.print(verdict(report))
+    if json_file:
+        content = {"status": worst(report), "checks": {n: [asdict(row) for row in rows] for n, rows in report.items()}}
+        json_file.write_text(json.dumps(content, indent=1) + "\n")
+    raise typer.Exit(EXIT_CODES[worst(report)])
+
+
+def _advance(bar: Progress, task: TaskID, done: int, total: int) -> None:
+    bar.update(task, completed=done, total=total)

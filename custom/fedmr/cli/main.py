@@ -1,0 +1,38 @@
+"""The `fedmr` command."""
+
+import sys
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from fedmr.cli import hospital, models, training
+from fedmr.cli.jobs import app as jobs_app
+from fedmr.cli.poc import app as poc_app
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
+app.command()(hospital.demo_data)
+app.command()(hospital.prepare)
+app.command()(hospital.preflight)
+app.command()(training.train)
+app.command("pool")(training.pool_sites)
+app.command()(training.evaluate)
+app.command()(training.report)
+app.command()(training.study)
+app.command()(models.infer)
+app.command()(models.export)
+app.command()(models.decrypt)
+app.command()(models.card)
+app.command()(models.audit)
+app.add_typer(jobs_app, name="jobs")
+app.add_typer(poc_app, name="poc")
+
+
+def main() -> None:
+    """Entry point: errors that a user can mend are one red line and exit code 1, all others a traceback."""
+    try:
+        app()
+    except (ValueError, OSError, RuntimeError) as error:
+        # escaped: a path or a shape in brackets is no markup
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+        sys.exit(1)

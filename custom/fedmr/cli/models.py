@@ -1,0 +1,137 @@
+"""Commands for a trained model."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import MofNCompleteColumn, Progress
+
+console = Console()
+
+
+def infer(
+    model: Annotated[
+        Path, typer.Argument(help="Model file of FLARE, `fedmr train` or `fedmr export`, or a whole run.")
+    ],
+    source: Annotated[
+        Path, typer.Argument(metavar="INPUT", help="NIfTI, DICOM series or raw k-space (HDF5), or a folder of them.")
+    ],
+    target: Annotated[
+        Path, typer.Argument(metavar="OUTPUT", help="File for a NIfTI or HDF5 file, folder for all else.")
+    ],
+    plane: Annotated[str, typer.Option(help="axial, coronal or sagittal; the acquisition plane by default.")] = "",
+    data_consistency: Annotated[
+        bool,
+        typer.Option("--data-consistency", help="Put the scan's own k-space back: the result never contradicts it."),
+    ] = False,
+    fast: Annotated[bool, typer.Option("--fast", help="16-bit arithmetic, where the hardware has it.")] = False,
+    tile: Annotated[int, typer.Option(help="Side of tiles in LR pixels; chosen by memory by default.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda; the GPU by default, where there is one.")] = "",
+    layout: Annotated[str, typer.Option("--format", help="nifti or dicom, for a folder that holds both.")] = "auto",
+    force: Annotated[bool, typer.Option("--force", help="Replace results that are there.")] = False,
+    job: Annotated[Path | None, typer.Option(help="Job of the model, if not beside it.")] = None,
+) -> None:
+    """Super-resolve scans in the plane of their slices; geometry, intensities and type are those of the input.
+
+    A reconstruction model takes raw k-space with missing columns instead, as fastMRI HDF5, and writes NIfTI.
+    Exit code 0: all scans were done; 3: some could not be used, each is named with the reason, and the others were; 1:
+    none was.
+    """
+    from fedmr.cli.summary import show_results
+    from fedmr.inference.infer import infer as infer_scans
+    from fedmr.inference.super_resolver import Options
+
+    options = Options(plane, data_consistency, tile, not fast, device)
+    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console, transient=True) as bar:
+        task = bar.add_task("", total=None)
+
+        def advance(name: str, done: int, total: int) -> None:
+            bar.update(task, description=escape(Path(name).name), completed=done, total=total)
+
+        outcome = infer_scans(
+            model, source, target, options=options, job=job, force=force, layout=layout, progress=advance
+        )
+    show_results(outcome, console)
+    if outcome.problems:
+        raise typer.Exit(3)
+
+
+def export(
+    model: Annotated[Path, typer.Argument(help="Model file of FLARE or of `fedmr train`, or a whole run.")],
+    to: Annotated[str, typer.Option(help="pt, torchscript, onnx or bundle.")],
+    out: Annotated[Path | None, typer.Option(help="What to write; by default the model's name, here.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    licence: Annotated[str, typer.Option(help="Terms of the weights, for the card.")] = "",
+    job: Annotated[Path | None, typer.Option(help="Job of the model, if not beside it.")] = None,
+) -> None:
+    """Write a model, with its card, for use elsewhere: model file, TorchScript, ONNX or MONAI bundle."""
+    from fedmr.checkpoints.export import export as export_model
+
+    console.print(f"wrote {export_model(model, to, out=out, force=force, job=job, licence=licence)}")
+
+
+def decrypt(
+    model: Annotated[Path, typer.Argument(help="Encrypted model file of FLARE's server, or a whole run of an HE job.")],
+    context: Annotated[Path, typer.Option(help="The site's startup/client_context.tenseal.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Model file to write.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    job: Annotated[Path | None, typer.Option(help="Job of the model, if not beside it.")] = None,
+) -> None:
+    """Make a usable model of an encrypted one, at a site: only the sites have the key."""
+    from fedmr.checkpoints.model_file import load_model, save_model
+
+    if out.exists() and not force:
+        raise FileExistsError(f"{out} exists; name another place by --out, or replace it by --force")
+    save_model(out, load_model(model, job, context))
+    console.print(f"wrote {out}", soft_wrap=True)
+
+
+def card(
+    model: Annotated[Path, typer.Argument(help="Model file of FLARE or of `fedmr train`, or a whole run.")],
+    job: Annotated[Path | None, typer.Option(help="Job of the model, if not beside it.")] = None,
+) -> None:
+    """Show what a model is: network, training, figures, licence."""
+    from fedmr.checkpoints.card import describe
+    from fedmr.checkpoints.model_file import load_model
+
+    console.print(describe(load_model(model, job).card), markup=False, highlight=False, soft_wrap=True)
+
+
+def audit(
+    data: Annotated[Path, typer.Argument(help="Data root or one site's folder; the first site is attacked.")],
+    out: Annotated[Path, typer.Option(help="Folder for audit.json, audit.md and audit.png, which shows patches.")],
+    job: Annotated[Path, typer.Option(help="Job whose site to play.")] = Path("jobs/mscan_fedavg"),
+    model: Annotated[
+        Path | None, typer.Option(help="Trained on these data; by default the site trains one epoch.")
+    ] = None,
+    iterations: Annotated[int, typer.Option(min=1, help="Of the curious server's attack.")] = 300,
+    seed: Annotated[int, typer.Option(help="Which patches are attacked.")] = 0,
+) -> None:
+    """Attack a site's updates: which patches a server could rebuild from them, and behind which filter no longer."""
+    from fedmr.audit.leakage import audit as attack
+    from fedmr.audit.leakage import super_resolution_task
+    from fedmr.audit.protections import protections
+    from fedmr.audit.report import membership_line, table, write
+    from fedmr.checkpoints.model_file import load_model
+    from fedmr.data.datalist import site_folders
+    from fedmr.nets import build
+
+    task = super_resolution_task(job)
+    net = load_model(model, job).net if model else None
+    with Progress(*Progress.get_default_columns(), console=console, transient=True) as bar:
+        line = bar.add_task("")
+        result = attack(
+            site_folders(data)[0],
+            task,
+            protections=protections({n: p.numel() for n, p in build(**task.network).named_parameters()}),
+            net=net,
+            iterations=iterations,
+            seed=seed,
+            progress=lambda what, done, total: bar.update(line, description=what, completed=done, total=total),
+        )
+    console.print(table(result))
+    console.print(membership_line(result), soft_wrap=True)
+    for path in write(result, out):
+        console.print(f"wrote {path}", soft_wrap=True)

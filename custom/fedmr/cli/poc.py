@@ -1,0 +1,168 @@
+"""`fedmr poc`: a provisioned federation on this machine."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from fedmr.federation.session import Admin
+
+app = typer.Typer(no_args_is_help=True, help="A provisioned federation on this machine: TLS, one process per site.")
+console = Console(soft_wrap=True, highlight=False)
+
+_Workspace = Annotated[Path, typer.Option(help="Folder of the startup kits.")]
+_Admin = Annotated[str, typer.Option(help="Who acts; the project's first admin by default.")]
+_Wait = Annotated[bool, typer.Option("--wait", help="Until the job ends; exit code 4 if it failed.")]
+_JobId = Annotated[str, typer.Argument(help="As `submit` gave it; the newest by default.")]
+_HERE = Path("runs/poc")
+
+
+@app.command()
+def provision(
+    project: Annotated[Path, typer.Option(help="What to provision.")] = Path("poc/project.yml"),
+    workspace: _Workspace = _HERE,
+    data: Annotated[Path | None, typer.Option(help="Data root of all sites of this machine.")] = None,
+) -> None:
+    """Make startup kits for server, sites and admins by `nvflare provision`; kits that are there are kept."""
+    from fedmr.federation.kits import provision as make
+
+    kits, new = make(project, workspace, data=data)
+    console.print(
+        f"{'made' if new else 'kept'} the kits of {', '.join(kits.sites)} in {kits.folder}; ports {kits.ports}"
+    )
+
+
+@app.command()
+def site(
+    kit: Annotated[Path, typer.Argument(help="Startup kit of a site or of the server.")],
+    data: Annotated[Path | None, typer.Option(help="Data root; the site's data are in DATA/SITE.")] = None,
+    forbid_code: Annotated[bool, typer.Option("--forbid-code", help="Refuse jobs that bring code.")] = False,
+    gpus: Annotated[int, typer.Option(help="GPUs that jobs may use.")] = 0,
+    gpu_memory: Annotated[int, typer.Option(help="Memory of each, GiB.")] = 0,
+) -> None:
+    """Fill a startup kit with what only its owner knows, before its first start; restart it after a change."""
+    from fedmr.federation.kits import fill_kit
+
+    fill_kit(kit, data=data, forbid_code=forbid_code, gpus=gpus, gpu_memory=gpu_memory)
+    console.print(f"{kit.name} is ready; start it with {kit}/startup/start.sh")
+
+
+@app.command()
+def start(
+    workspace: _Workspace = _HERE, timeout: Annotated[float, typer.Option(help="Seconds to wait for the sites.")] = 120
+) -> None:
+    """Start server and sites, and wait until all are registered."""
+    from fedmr.federation.kits import open_kits
+    from fedmr.federation.processes import start as start_all
+
+    start_all(open_kits(workspace), timeout=timeout, say=console.print)
+    console.print("all sites are registered")
+
+
+@app.command()
+def submit(
+    job: Annotated[Path, typer.Argument(help="Job folder.")],
+    workspace: _Workspace = _HERE,
+    admin: _Admin = "",
+    again: Annotated[bool, typer.Option("--again", help="Also while a job of this name is under way.")] = False,
+    wait: _Wait = False,
+) -> None:
+    """Submit a job and print its id."""
+    from fedmr.federation.kits import open_kits
+    from fedmr.federation.session import Admin
+
+    session = Admin(open_kits(workspace), admin)
+    number = session.submit(job, again=again)
+    console.print(number)
+    if wait:
+        _wait(session, number)
+
+
+@app.command()
+def resume(
+    run: Annotated[str, typer.Argument(help="A job's id, or the folder that `collect` made of it.")],
+    workspace: _Workspace = _HERE,
+    admin: _Admin = "",
+    wait: _Wait = False,
+) -> None:
+    """Submit the rounds that an interrupted job still lacks; model and sites go on from where they were."""
+    from fedmr.federation.kits import open_kits
+    from fedmr.federation.resume import find_run, resumed_job
+    from fedmr.federation.session import Admin
+
+    kits = open_kits(workspace)
+    job = resumed_job(Path(run) if Path(run).is_dir() else find_run(kits, run), workspace / "resumed")
+    session = Admin(kits, admin)
+    number = session.submit(job)
+    console.print(number)
+    if wait:
+        _wait(session, number)
+
+
+def _wait(session: "Admin", number: str) -> None:
+    """Until a job ends.
+
+    Raises:
+        typer.Exit: with code 4 if it failed.
+    """
+    from fedmr.federation.session import COMPLETED
+
+    with console.status("the job runs"):
+        status = session.wait(number)
+    console.print(status)
+    if status != COMPLETED:
+        console.print(session.reason(number))
+        raise typer.Exit(4)
+
+
+@app.command()
+def status(workspace: _Workspace = _HERE, admin: _Admin = "") -> None:
+    """Say who runs, who is registered, and what became of the jobs."""
+    from fedmr.federation.kits import ConsortiumError, open_kits
+    from fedmr.federation.processes import processes
+    from fedmr.federation.session import Admin
+
+    kits = open_kits(workspace)
+    session = Admin(kits, admin)
+    try:
+        registered, jobs = session.registered(), session.jobs()
+    except ConsortiumError as error:
+        registered, jobs = [], []
+        console.print(str(error))
+    table = Table("name", "processes", "registered")
+    for name in (kits.server["name"], *kits.sites):
+        known = "" if name not in kits.sites else "yes" if name in registered else "no"
+        table.add_row(name, str(len(processes(kits.folder / name))), known)
+    console.print(table)
+    for job in jobs:
+        console.print(f"{job['job_id']}  {job['job_name']}  {job['status']}")
+
+
+@app.command()
+def collect(
+    job_id: _JobId = "",
+    workspace: _Workspace = _HERE,
+    out: Annotated[Path, typer.Option(help="Folder for OUT/JOB_ID.")] = Path("runs/collected"),
+    admin: _Admin = "",
+) -> None:
+    """Download a job: global model, metrics and TensorBoard in one folder, which `fedmr report` reads."""
+    from fedmr.federation.kits import ConsortiumError, open_kits
+    from fedmr.federation.session import Admin
+
+    session = Admin(open_kits(workspace), admin)
+    jobs = session.jobs()
+    if not jobs:
+        raise ConsortiumError("the server has no job; submit one with `fedmr poc submit`")
+    console.print(session.download(job_id or jobs[-1]["job_id"], out))
+
+
+@app.command()
+def stop(workspace: _Workspace = _HERE) -> None:
+    """Stop server and sites; nothing is left running."""
+    from fedmr.federation.kits import open_kits
+    from fedmr.federation.processes import stop as stop_all
+
+    stop_all(open_kits(workspace), say=console.print)

@@ -1,0 +1,169 @@
+"""Commands that train, test and compare."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+if TYPE_CHECKING:  # imports torch
+    from fedmr.tasks.config import Task
+
+console = Console()
+
+_JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")]
+_Picture = Annotated[Path | None, typer.Option(help="Write the comparison picture (PNG) to this file.")]
+
+
+def train(
+    data: Annotated[Path, typer.Argument(help="Data root or one site's folder; several sites are pooled.")],
+    out: Annotated[Path, typer.Option(help="Folder for model.pt and log.jsonl.")],
+    job: Annotated[Path, typer.Option(help="Job whose task and rounds to use.")] = Path("jobs/mscan_fedavg"),
+    sites: Annotated[str, typer.Option(help="Comma-separated site names; all by default.")] = "",
+    rounds: Annotated[int, typer.Option(help="Rounds; the job's by default.")] = 0,
+) -> None:
+    """Train without FLARE on one site or several pooled: the same task, loop and schedule as the job."""
+    from fedmr.training.standalone import train_pooled
+
+    train_pooled(data, out, job=job, sites=[s for s in sites.split(",") if s], rounds=rounds, say=console.print)
+
+
+def pool_sites(
+    data: Annotated[Path, typer.Argument(help="Data root with the sites.")],
+    out: Annotated[Path, typer.Option(help="Data root to fill; not DATA itself.")],
+    site: Annotated[str, typer.Option(help="Name of the pooled site, as FLARE will know it.")] = "pooled",
+    sites: Annotated[str, typer.Option(help="Comma-separated site names; all by default.")] = "",
+) -> None:
+    """Make one site of several, for the baseline job mscan_central; the scans stay where they are."""
+    from fedmr.data.pool import pool
+
+    datalist = pool(data, out, site=site, sites=[s for s in sites.split(",") if s])
+    console.print(f"wrote {datalist}", soft_wrap=True)
+
+
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="Model file of FLARE or of `fedmr train`.")],
+    data: Annotated[Path, typer.Argument(help="Data root or one site's folder.")],
+    json_file: _JsonFile = None,
+    picture: _Picture = None,
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    job: Annotated[Path | None, typer.Option(help="Job of the model, if not beside it.")] = None,
+) -> None:
+    """Compare a model with zero-filled and, for super-resolution, bicubic interpolation on every site's volumes."""
+    from fedmr.checkpoints.model_file import load_model
+    from fedmr.training.standalone import comparison_images, evaluate_sites
+
+    task = load_model(model, job).task
+    figures = evaluate_sites(model, data, split=split, job=job)
+    _show(figures, f"{model.name} on {split} volumes", json_file, task)
+    if picture:
+        _draw(comparison_images(model, data, split=split, job=job), figures, picture, task)
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="Simulator workspace or downloaded job.")],
+    json_file: _JsonFile = None,
+    picture: _Picture = None,
+    html: Annotated[Path | None, typer.Option(help="Page to write; RUN/report.html by default.")] = None,
+) -> None:
+    """Table, page and picture of a federated run, or of federated statistics, from what the sites reported.
+
+    Of a cross-site evaluation also the matrix of every model on every site, with a heat map in RUN/cross_site.png. Of a
+    study: its tables and pictures in RUN/report.
+    Fails if a site or a model is missing; the page is written all the same and says so.
+    """
+    from fedmr.reports import cross_site
+    from fedmr.reports.html import write_html
+    from fedmr.reports.statistics import is_statistics, show
+    from fedmr.reports.table import best_round, personal_table, read_figures, read_images, read_rounds, read_run_task
+    from fedmr.runs.protection import protection_tables
+    from fedmr.study.report import is_study, write_report
+
+    if is_study(run):
+        return console.print(f"wrote {write_report(run)}", soft_wrap=True)
+    if is_statistics(run):
+        return show(run, console, json_file=json_file, picture=picture)
+    page = html or run / "report.html"
+    write_html(run, page)  # first: an incomplete run has a page too, which says what is missing
+    console.print(f"wrote {page}", soft_wrap=True)
+    for view in protection_tables(run):
+        console.print(view)
+    figures = read_figures(run)
+    alone, task = cross_site.trained_alone(run), read_run_task(run)
+    _show(figures, f"every site's own model of {run}" if alone else f"final global model of {run}", json_file, task)
+    if personal := personal_table(figures):
+        console.print(personal)
+    best = best_round(read_rounds(run))
+    if not alone:  # else the server's files hold the untrained network
+        console.print(
+            f"best_FL_global_model.pt: as received in round {best['round']}, validation PSNR {best['psnr']:.2f} dB"
+        )
+    if cross_site.is_cross_site(run):
+        cross_site.show(run, console, run / "cross_site.png")
+    if picture:
+        images = read_images(run)
+        if not images:
+            raise ValueError(
+                'no site of this run shares pictures ("share_images" in its datalist). On a site, '
+                "`fedmr evaluate MODEL DATA --picture FILE` draws them from its own data"
+            )
+        _draw(images, figures, picture, task)
+
+
+def study(
+    file: Annotated[Path, typer.Argument(metavar="STUDY", help="Study, as in benchmarks/studies.")],
+    data: Annotated[Path, typer.Option(help="Data root with the sites.")] = Path("data"),
+    out: Annotated[Path | None, typer.Option(help="The study's folder; runs/studies/NAME by default.")] = None,
+    configs: Annotated[Path, typer.Option(help="Folder with the job sources.")] = Path("app_configs"),
+    plan: Annotated[bool, typer.Option("--plan", help="List the runs and which of them are done; run none.")] = False,
+) -> None:
+    """Run a grid of trainings through the jobs, with one table of results; `fedmr report OUT` makes its tables.
+
+    The same command goes on where it stopped. Exit code 0: all runs are in the table; 3: some failed, each is named
+    with the reason; 1: the study cannot be run.
+    """
+    from fedmr.study.grid import read_study
+    from fedmr.study.results import read_rows
+    from fedmr.study.runner import run_study
+
+    grid, out = read_study(file, data=data, configs=configs), out or Path("runs") / "studies" / file.stem
+    if plan:
+        done = {row["cell"] for row in read_rows(out)}
+        for cell in grid.cells:
+            state = "done" if cell.name in done else "to do"
+            console.print(f"{state:6}{cell.name}: {cell.parameters:,} parameters, {cell.rounds} rounds", soft_wrap=True)
+        return
+    try:
+        problems = run_study(grid, out, data=data, configs=configs, say=partial(console.print, soft_wrap=True))
+    except KeyboardInterrupt:
+        raise RuntimeError("interrupted; the same command goes on where it stopped") from None
+    for name, reason in problems.items():
+        console.print(f"[bold red]failed:[/] {escape(name)}: {escape(reason)}", soft_wrap=True)
+    console.print(f"wrote {out / 'results.csv'}; `fedmr report {out}` makes tables and pictures", soft_wrap=True)
+    if problems:
+        raise typer.Exit(3)
+
+
+def _show(figures: dict[str, Any], title: str, json_file: Path | None, task: "Task | None") -> None:
+    """Print the table and write the same figures to a file, if one is named."""
+    from fedmr.reports.table import labels_of, table
+
+    console.print(table(figures, title, labels_of(task)))
+    if json_file:
+        json_file.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def _draw(images: dict[str, Any], figures: dict[str, Any], picture: Path, task: "Task | None") -> None:
+    """Write the comparison picture that fits the kind of task."""
+    from fedmr.reports.error_maps import draw_errors
+    from fedmr.reports.table import draw, labels_of
+    from fedmr.tasks.config import ReconstructionTask
+
+    if isinstance(task, ReconstructionTask):
+        draw_errors(images, figures, picture, labels_of(task))
+    else:
+        draw(images, figures, picture)
+    console.print(f"wrote {picture}")

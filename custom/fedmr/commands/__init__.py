@@ -1,1 +1,0 @@
-"""What the `fedmr` command does; heavy modules are imported by the commands that need them."""

@@ -1,1 +1,0 @@
-"""A provisioned federation, driven as an operator drives it: by FLARE's own commands. Nothing here imports nvflare."""

@@ -1,0 +1,1 @@
+"""Scans of a site: datalist, images, readers and splits."""

@@ -1,0 +1,209 @@
+"""DICOM: which files of a folder make up a series of MR images, and one series as a volume.
+
+Files are recognised by their content, for many have no extension. Headers are read without pixels, and of them only
+what decides about the series.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from pydicom import dcmread
+from pydicom.multival import MultiValue
+from pydicom.uid import (
+    UID,
+    EnhancedMRColorImageStorage,
+    EnhancedMRImageStorage,
+    LegacyConvertedEnhancedMRImageStorage,
+    MRImageStorage,
+)
+
+from fedmr.data.images import DataError, Image
+from fedmr.data.readers import Found, Scan, contrast_of
+from fedmr.data.readers.dicom_stack import frames_of, in_order, quiet
+
+Header = dict[str, str]
+
+_TAGS = [
+    *("SOPClassUID", "Modality", "ImageType", "ComplexImageComponent", "PatientID", "PatientName", "PatientBirthDate"),
+    *("SeriesInstanceUID", "SeriesDescription", "ProtocolName", "AcquisitionContrast", "ContrastBolusAgent"),
+    *("ScanningSequence", "RepetitionTime", "EchoTime", "InversionTime"),
+]
+_MR = {*(MRImageStorage, EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage, EnhancedMRColorImageStorage)}
+# Values of ImageType and ComplexImageComponent: what the scanner or the workstation made of the measurement.
+_NO_MAGNITUDE = {
+    **dict.fromkeys(("P", "PHASE", "PHASE MAP"), "phase image"),
+    **dict.fromkeys(("R", "I", "REAL", "IMAGINARY"), "real or imaginary part"),
+    **dict.fromkeys(("PROJECTION IMAGE", "MIP", "MAX_IP", "MIN_IP"), "projection"),
+    **dict.fromkeys(("ADC", "FA", "T1 MAP", "T2 MAP", "CBF", "CBV", "MTT", "TTP", "RELCBF", "RELCBV"), "parameter map"),
+    **dict.fromkeys(("LOCALIZER",), "localizer"),
+    **dict.fromkeys(("MOSAIC",), "mosaic of a time series"),
+}
+_LOCALIZER = re.compile(r"(?<![a-z])loc(?![a-z])|locali[sz]er|scout|survey|(3|three).?plane", re.IGNORECASE)
+# Files from before 1993, and some exports, begin with group 0008 or 0002 and not with "DICM" after 128 bytes.
+_FIRST_GROUPS = (b"\x08\x00", b"\x02\x00", b"\x00\x08", b"\x00\x02")
+
+
+def find(files: Sequence[Path], root: Path) -> Found:
+    """Group DICOM files to series of MR images.
+
+    A series is what has one SeriesInstanceUID and one patient, in whatever folders its files lie. The patient is the
+    PatientID, else PatientName and PatientBirthDate.
+
+    Args:
+        files: any files; those that are no DICOM are counted as left out.
+        root: folder that they lie below.
+    """
+    found = Found()
+    series: dict[tuple[str, ...], tuple[Header, list[Path]]] = {}
+    with quiet():
+        for path in sorted(files):
+            try:
+                header = _read_header(path)
+            except DataError as error:
+                found.problems.append(str(error))
+                continue
+            if header is None:
+                found.left_out["no DICOM"] += 1
+                continue
+            kind = _left_out_as(header)
+            if kind:
+                found.left_out[f"DICOM {kind}"] += 1
+                continue
+            key = header["SeriesInstanceUID"] or str(path.parent), _patient(header), header["Modality"]
+            series.setdefault(key, (header, []))[1].append(path)
+    for header, paths in series.values():
+        problem = _problem(header)
+        if problem:
+            found.problems.append(f"{_name(paths)} {problem}")
+        else:
+            found.scans.append(Scan(tuple(paths), _patient(header), _contrast(header), key=header["SeriesInstanceUID"]))
+    return found
+
+
+def read(scan: Scan) -> Image:
+    """Read a series as a volume, its slices ordered by their position in the patient.
+
+    Voxel axes run along the rows of the image (X), along its columns (Y) and across the slices (Z). Whole numbers
+    stay whole numbers where the header does not rescale them. Pixels that the header declares as padding become 0.
+
+    Raises:
+        DataError: naming the series or file, what is wrong with it and what to do.
+    """
+    name = _name(scan.files)
+    with quiet():
+        frames, affine = in_order([frame for path in scan.files for frame in frames_of(path)], name)
+        pixels = np.stack([frame.pixels() for frame in frames], axis=-1)
+        lossy = any(frame.dataset.get("LossyImageCompression") == "01" for frame in frames)
+    notes = ("its images were compressed with loss (JPEG or the like) before they were exported",) if lossy else ()
+    return Image(pixels.swapaxes(0, 1), affine, notes=notes)
+
+
+def _name(paths: Sequence[Path]) -> str:
+    """What messages call a series."""
+    return f"the series of {paths[0]} ({len(paths)} files)" if len(paths) > 1 else str(paths[0])
+
+
+def _read_header(path: Path) -> Header | None:
+    """The elements of `_TAGS` as text, "" where there is none, or None for a file that is no DICOM."""
+    named = path.suffix.lower() in (".dcm", ".ima", ".dicom")
+    try:
+        with path.open("rb") as handle:
+            start = handle.read(132)
+            if start[128:] != b"DICM" and not start.startswith(_FIRST_GROUPS):
+                if named:
+                    raise DataError(f"{path} is no DICOM file, though its name says so. Copy it again or remove it")
+                return None
+            handle.seek(0)
+            header = dcmread(handle, stop_before_pixels=True, specific_tags=list(_TAGS), force=True)
+        texts = {tag: _text(header.get(tag)) for tag in _TAGS}
+        texts["SOPClassUID"] = texts["SOPClassUID"] or _text(header.file_meta.get("MediaStorageSOPClassUID"))
+    except DataError:
+        raise
+    except Exception as error:  # pydicom raises whatever a damaged header leads it to
+        raise DataError(
+            f"{path} has a DICOM header that cannot be read ({type(error).__name__}). Copy it again"
+        ) from None
+    if texts["SOPClassUID"] or texts["Modality"]:
+        return texts
+    if named or start[128:] == b"DICM":
+        raise DataError(f"{path} does not say what it is (no SOPClassUID, no Modality). Export it again")
+    return None
+
+
+def _text(value: object) -> str:
+    """An element's value; several values are separated by a backslash, as in the file."""
+    if value is None:
+        return ""
+    return "\\".join(map(str, value)) if isinstance(value, MultiValue) else str(value).strip()
+
+
+def _left_out_as(header: Header) -> str:
+    """What a DICOM object is that is no image for training, "" for an image; never text from the header."""
+    kind = UID(header["SOPClassUID"])
+    if kind and kind not in _MR:
+        if kind.name == kind:
+            return "private object"
+        if "Image" not in kind.name or "Secondary Capture" in kind.name:
+            return kind.name.removesuffix(" Storage")
+    values = *header["ImageType"].upper().split("\\")[2:], header["ComplexImageComponent"].upper()
+    for value in values:
+        if value in _NO_MAGNITUDE:
+            return _NO_MAGNITUDE[value]
+    return "localizer" if _LOCALIZER.search(header["SeriesDescription"]) else ""
+
+
+def _patient(header: Header) -> str:
+    name = header["PatientName"].strip("^ ")
+    return header["PatientID"] or (f"{name} {header['PatientBirthDate']}".strip() if name else "")
+
+
+def _problem(header: Header) -> str:
+    """Why a series of images cannot be used, to follow its name in a sentence, "" if it can."""
+    if header["Modality"] != "MR" and header["SOPClassUID"] not in _MR:
+        return f"is of modality {header['Modality'] or 'unknown'}, not MR. Move it out of this folder"
+    if not _patient(header):
+        return (
+            "has neither PatientID nor PatientName, so that scans of one patient could get into training and test. "
+            "Fill in PatientID; a pseudonym will do"
+        )
+    return ""
+
+
+def _contrast(header: Header) -> str:
+    """The weighting by the names that people gave, else by the standard's own word, else by the timing."""
+    for tag in ("SeriesDescription", "ProtocolName", "AcquisitionContrast"):
+        contrast = contrast_of(header[tag])
+        if contrast != "unknown":
+            return contrast
+    return _contrast_of_timing(header)
+
+
+def _contrast_of_timing(header: Header) -> str:
+    """The weighting of a spin echo or inversion recovery sequence, "unknown" between the cut-offs.
+
+    Cut-offs of Westbrook, Handbook of MRI Technique, table 2.1, the wider one of 1.5 T and 3 T: short TE up to 30 ms,
+    long from 70 ms; short TR up to 900 ms, long from 2000 ms; T1-weighted inversion recovery with a TI of 200-600 ms
+    and STIR up to 210 ms. Fluid with a T1 of 4 s is nulled at TI 1500 ms and more for any TR from 4 s on. Up to
+    1200 ms a magnetisation-prepared gradient echo is T1-weighted (Mugler and Brookeman, MRM 1990). A gradient
+    echo without inversion stays unknown: its weighting turns on spoiling and flip angle as much.
+    """
+    sequence = header["ScanningSequence"].upper().split("\\")
+    try:
+        tr, te = float(header["RepetitionTime"]), float(header["EchoTime"])
+        ti = float(header["InversionTime"] or 0)
+    except ValueError:
+        return "unknown"
+    if "EP" in sequence:
+        return "unknown"
+    t1 = "T1ce" if header["ContrastBolusAgent"] else "T1w"
+    if "IR" in sequence:
+        if ti >= 1500 and te >= 70:
+            return "FLAIR"
+        return t1 if 210 < ti <= 1200 and te <= 30 else "unknown"
+    if "SE" not in sequence:
+        return "unknown"
+    if te <= 30:
+        return t1 if tr <= 900 else "PDw" if tr >= 2000 else "unknown"
+    return "T2w" if te >= 70 and tr >= 2000 else "unknown"

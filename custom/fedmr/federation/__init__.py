@@ -1,0 +1,1 @@
+"""Jobs, startup kits and processes of a federation."""

@@ -1,0 +1,49 @@
+"""Jobs for sites: with FedMR's code inside, or without any for sites that have it installed and forbid other code."""
+
+import shutil
+from pathlib import Path
+
+from fedmr.utils.hocon import read_hocon
+
+PACKAGE = Path(__file__).parents[1]
+
+
+def read_name(job: Path) -> str:
+    """Name of a job folder.
+
+    Raises:
+        FileNotFoundError: the folder is no job.
+    """
+    if not (job / "meta.conf").is_file():
+        raise FileNotFoundError(f"{job} is no job folder: meta.conf is missing. Give one such as jobs/mscan_fedavg")
+    return str(read_hocon(job / "meta.conf")["name"])
+
+
+def bundle(job: Path, out: Path, *, code: bool = True, force: bool = False) -> Path:
+    """Copy a job with the code it needs, or with none.
+
+    Args:
+        job: rendered job folder.
+        out: folder to hold it; the result is OUT/NAME.
+        code: put FedMR's code into the job. It then runs at sites without FedMR, if they allow custom code; without,
+            it runs at sites that forbid custom code, if FedMR is installed there and on the site's allow-list.
+        force: replace what is there.
+
+    Raises:
+        FileNotFoundError: the folder is no job.
+        FileExistsError: OUT/NAME exists and `force` is false.
+        ValueError: OUT/NAME is the job itself.
+    """
+    target = out / read_name(job)
+    if target.resolve() == job.resolve():
+        raise ValueError(f"{target} is the job itself; name another folder for the bundle")
+    if target.exists():
+        if not force:
+            raise FileExistsError(f"{target} exists; name another folder, or replace it by --force")
+        read_name(target)  # no other folder is ever removed
+        shutil.rmtree(target)
+    shutil.copytree(job, target, ignore=shutil.ignore_patterns("custom", ".__nvfl*"))
+    if code:
+        junk = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(PACKAGE, target / "app" / "custom" / PACKAGE.name, ignore=junk)
+    return target

@@ -1,0 +1,181 @@
+"""FLARE job folders, rendered from `app_configs/*.conf` and checked before they run.
+
+HOCON includes inside a job do not work in FLARE 2.9.0 and symbolic links arrive empty, so a job is rendered whole.
+"""
+
+import importlib
+import inspect
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pyhocon import ConfigFactory, ConfigTree, HOCONConverter
+
+from fedmr.aggregation.guard import Limits
+from fedmr.nets import build
+from fedmr.tasks.config import Task
+from fedmr.utils.hocon import read_hocon
+
+CLIENT_CONFIG = Path("app/config/config_fed_client.conf")
+SERVER_CONFIG = Path("app/config/config_fed_server.conf")
+_PRIVACY_FILTERS = "fedmr.flare.filters."
+_SECTIONS = {"meta": Path("meta.conf"), "server": SERVER_CONFIG, "client": CLIENT_CONFIG}
+_CUSTOM_README = """This folder marks the job as one with custom code: without it FLARE checks the job against its class
+allow-list and refuses `fedmr`. The code itself is the installed package.
+"""
+
+
+def job_names(configs: Path) -> list[str]:
+    """Names of the jobs that `configs` describes: its *.conf files that set `name`."""
+    return sorted(p.stem for p in configs.glob("*.conf") if p.stem != "base")
+
+
+def rendered(configs: Path, name: str) -> dict[Path, str]:
+    """Files of a job, by their path within the job folder.
+
+    Raises:
+        ValueError: no such job, or its file is no valid HOCON, or `name` in it differs from the file's.
+    """
+    return _files(_parse(configs, name), name)
+
+
+def _parse(configs: Path, name: str) -> ConfigTree:
+    source = configs / f"{name}.conf"
+    if not source.is_file():
+        raise ValueError(f"{source} does not exist; jobs are {', '.join(job_names(configs)) or 'none'}")
+    tree = ConfigFactory.parse_file(source)
+    if tree.get("name", None) != name:
+        raise ValueError(f"{source}: name is {tree.get('name', None)!r}; it must be the file's name, {name!r}")
+    return tree
+
+
+def _files(tree: ConfigTree, name: str) -> dict[Path, str]:
+    header = f"# Rendered from app_configs/{name}.conf by `fedmr jobs render`; edit that file, not this one.\n"
+    files = {path: header + HOCONConverter.to_hocon(tree[section]) + "\n" for section, path in _SECTIONS.items()}
+    files[Path("app/custom/README.md")] = _CUSTOM_README
+    return files
+
+
+def render(configs: Path, jobs: Path) -> list[str]:
+    """Write the folders of all jobs and return their names.
+
+    Raises:
+        ValueError: as `rendered`, or the filters of a job's clients would protect less than they seem to.
+    """
+    for name in job_names(configs):
+        tree = _parse(configs, name)
+        if problems := _filter_problems(tree["client"]):
+            raise ValueError(f"{configs / name}.conf: {'; '.join(problems)}")
+        for path, text in _files(tree, name).items():
+            (jobs / name / path).parent.mkdir(parents=True, exist_ok=True)
+            (jobs / name / path).write_text(text)
+    return job_names(configs)
+
+
+def check(configs: Path, jobs: Path) -> list[str]:
+    """Problems of all jobs: stale files, components that do not import, unknown arguments, a task or limits that
+    are none, privacy filters that see only ciphertext or leave a task out."""
+    problems = []
+    for name in job_names(configs):
+        tree = _parse(configs, name)
+        for path, text in _files(tree, name).items():
+            target = jobs / name / path
+            if not target.is_file() or target.read_text() != text:
+                problems.append(f"{target} is not what app_configs/{name}.conf renders; run `fedmr jobs render`")
+        for section in ("server", "client"):
+            nodes = _components(tree[section])
+            problems += [f"{name} {section}: {p}" for node in nodes for p in _component_problems(node)]
+        problems += [f"{name} client: {p}" for p in _filter_problems(tree["client"])]
+        try:
+            if "task" in tree:  # else the job does not train
+                build(**Task.from_dict(tree["task"].as_plain_ordered_dict()).network)
+            if "guard" in tree:
+                Limits.from_dict(tree["guard"].as_plain_ordered_dict())
+        except ValueError as error:
+            problems.append(f"{name}: {error}")
+    known = set(job_names(configs))
+    problems += [f"{p} has no app_configs file" for p in jobs.iterdir() if p.is_dir() and p.name not in known]
+    return problems
+
+
+def read_argument(job: Path, config: Path, name: str) -> Any:
+    """The first component's argument `name` in a rendered job, or in the copy that FLARE leaves beside a run.
+
+    Args:
+        job: job folder, app folder or config file.
+        config: CLIENT_CONFIG or SERVER_CONFIG.
+        name: of the argument.
+
+    Raises:
+        FileNotFoundError: no such config there.
+        ValueError: no component has the argument.
+    """
+    path = _find(job, config)
+    for node in _components(read_hocon(path)):
+        if name in node.get("args", {}):
+            return node["args"][name]
+    raise ValueError(f"{path}: no component has {name}")
+
+
+def read_task(job: Path) -> dict[str, Any]:
+    """The task numbers of a job; arguments and errors as `read_argument`."""
+    return read_argument(job, CLIENT_CONFIG, "task").as_plain_ordered_dict()
+
+
+def read_num_rounds(job: Path) -> int:
+    """Number of federated rounds of a job; arguments and errors as `read_argument`."""
+    return int(read_argument(job, SERVER_CONFIG, "num_rounds"))
+
+
+def _find(job: Path, relative: Path) -> Path:
+    for candidate in (job, job / relative, job / relative.relative_to("app"), job / relative.name):
+        if candidate.is_file():
+            return candidate
+    raise FileNotFoundError(f"{job} holds no {relative.name}; give a job folder such as jobs/mscan_fedavg")
+
+
+def _components(node: Any) -> Iterator[ConfigTree]:
+    """Every node of a config that names a class by `path`."""
+    if isinstance(node, ConfigTree):
+        if isinstance(node.get("path", None), str):
+            yield node
+        for value in node.values():
+            yield from _components(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _components(value)
+
+
+def _filter_problems(client: ConfigTree) -> list[str]:
+    problems = []
+    protected = set()
+    for chain in client["task_result_filters"]:
+        paths = [node["path"] for node in chain["filters"]]
+        protected |= {task for task in chain["tasks"] if any(path.startswith(_PRIVACY_FILTERS) for path in paths)}
+        looked = [any(p.endswith("SiteGuard") for p in paths[:n]) for n, p in enumerate(paths) if _encrypts(p)]
+        if "train" in chain["tasks"] and not all(looked):
+            problems.append("no SiteGuard comes before the encryption, after which nobody can look at an update")
+        for earlier, later in itertools.pairwise(paths):
+            if _encrypts(earlier):
+                problems.append(f"{later} comes after {earlier} and would see only ciphertext; put it before")
+    tasks = {task for executor in client["executors"] for task in executor["tasks"]}
+    if protected and tasks - protected:
+        problems.append(f"no privacy filter covers {', '.join(sorted(tasks - protected))}, as one does the other tasks")
+    return problems
+
+
+def _encrypts(path: str) -> bool:
+    return path.endswith("Encryptor")
+
+
+def _component_problems(node: ConfigTree) -> list[str]:
+    module_name, _, attribute = node["path"].rpartition(".")
+    try:
+        target = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        return [f"{node['path']} cannot be imported: {error}"]
+    parameters = inspect.signature(target).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return []
+    return [f"{node['path']} has no argument {name!r}" for name in node.get("args", {}) if name not in parameters]

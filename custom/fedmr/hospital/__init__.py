@@ -1,0 +1,1 @@
+"""A hospital's files to a site's data set."""

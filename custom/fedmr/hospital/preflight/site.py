@@ -1,0 +1,183 @@
+"""What preflight knows of a site: figures of every scan, which is read once and not kept."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from nibabel.affines import obliquity
+from numpy.typing import NDArray
+
+from fedmr.data.images import DataError, canonical, check, read_nifti
+from fedmr.data.images import slices as slices_of
+from fedmr.metrics import FOREGROUND
+from fedmr.tasks.config import Task
+
+Status = Literal["pass", "warn", "fail"]
+Progress = Callable[[str, int, int], None]
+_PLANES = ("sagittal", "coronal", "axial")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One row: what was looked at, how it stands, what was found and, unless it passes, what to do."""
+
+    name: str
+    status: Status
+    finding: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Figures of one scan, as training would read it.
+
+    Attributes:
+        image, patient, contrast, split: as in the datalist.
+        shape: (S, H, W).
+        voxel: mm along S, H, W.
+        stated: difference between the voxel size in the datalist and in the file, "" if none.
+        plane: of its slices, "axial", "coronal" or "sagittal".
+        tilt: degrees between its axes and the body's.
+        notes: what the reader remarked on its orientation.
+        content: hash of its positive voxels in the order of their values, so that it does not depend on how they are
+            stored: turned, flipped, or with another margin of zeros.
+        median: of the foreground, in the file's units.
+        peak: maximum over 99.9th percentile.
+        clipped: share of the foreground that has exactly the maximum, but for one voxel, which must have it.
+        negative: share of voxels below 0, which are read as 0.
+        usable: number of slices with foreground enough for a training patch.
+        gaps: number of constant slices between others.
+    """
+
+    image: str
+    patient: str
+    contrast: str
+    split: str
+    shape: tuple[int, int, int]
+    voxel: tuple[float, float, float]
+    stated: str
+    plane: str
+    tilt: float
+    notes: tuple[str, ...]
+    content: str
+    median: float
+    peak: float
+    clipped: float
+    negative: float
+    usable: int
+    gaps: int
+
+
+@dataclass(frozen=True)
+class Site:
+    """A site's folder, its datalist, the scans that can be read, and why the others cannot."""
+
+    folder: Path
+    task: Task
+    datalist: dict[str, Any]
+    scans: list[Scan]
+    bad: list[str]
+
+    @property
+    def entries(self) -> list[dict[str, Any]]:
+        """Volumes as the datalist has them."""
+        entries: list[dict[str, Any]] = self.datalist["volumes"]
+        return entries
+
+    def shorten(self, error: Exception) -> str:
+        """What an error says, with files named from the site's folder on, as the datalist names them."""
+        return str(error).replace(f"{self.folder}{os.sep}", "") or type(error).__name__
+
+
+def judge(name: str, good: str, remedy: str, *, fails: Sequence[str] = (), warns: Sequence[str] = ()) -> Check:
+    """A row that passes with `good`, or says all that is wrong, a line each."""
+    if not fails and not warns:
+        return Check(name, "pass", good)
+    return Check(name, "fail" if fails else "warn", "\n".join([*fails, *warns]), remedy)
+
+
+def some(names: Iterable[str], limit: int = 10) -> str:
+    """Names separated by commas; of many, the first ones and how many more."""
+    names = list(dict.fromkeys(names))
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def read_site(folder: Path, task: Task, datalist: dict[str, Any], progress: Progress) -> Site:
+    """Read every volume of a datalist, one at a time; what cannot be used does not keep the others from being read."""
+    site = Site(folder, task, datalist, [], [])
+    for number, entry in enumerate(site.entries):
+        progress(entry["image"], number, len(site.entries))
+        try:
+            site.scans.append(_read_scan(folder, entry, task))
+        except (DataError, OSError) as error:
+            site.bad.append(site.shorten(error))
+        except MemoryError:
+            site.bad.append(f"{entry['image']} needs more memory than this machine has")
+    return site
+
+
+def _read_scan(folder: Path, entry: dict[str, Any], task: Task) -> Scan:
+    path = folder / entry["image"]
+    image = read_nifti(path)
+    if entry.get("shape") not in (None, list(image.voxels.shape)):
+        raise DataError(f"{path} has shape {list(image.voxels.shape)}, the datalist says {entry['shape']}")
+    check(image, path)
+    if isinstance(entry.get("kspace"), str):
+        _check_kspace(folder / entry["kspace"])
+    turned = canonical(image)
+    across, plane = turned.slice_axis, [axis for axis in range(3) if axis != turned.slice_axis]
+    stack = slices_of(image)
+    return Scan(
+        *(entry["image"], entry["patient"], entry["contrast"], entry["split"]),
+        shape=(stack.shape[0], stack.shape[1], stack.shape[2]),
+        voxel=(turned.spacing[across], turned.spacing[plane[0]], turned.spacing[plane[1]]),
+        stated=_difference(entry.get("spacing"), image.spacing),
+        plane=_PLANES[across],
+        tilt=float(np.degrees(obliquity(image.affine).max())),
+        notes=image.notes,
+        negative=float((image.voxels < 0).mean()),
+        **_intensities(stack, task),
+    )
+
+
+def _intensities(stack: NDArray[np.float32], task: Task) -> dict[str, Any]:
+    """The fields of `Scan` that depend on values (S, H, W) >= 0, all from one sort."""
+    values = np.sort(stack, axis=None)
+    top, high = float(values[-1]), float(values[int(0.999 * (values.size - 1))])
+    high = high or top
+    threshold = FOREGROUND * high
+    foreground = values[np.searchsorted(values, threshold, side="right") :]
+    flat = stack.reshape(len(stack), -1)
+    filled = np.flatnonzero(flat.max(axis=1) > flat.min(axis=1))
+    return {
+        "content": hashlib.sha256(values[np.searchsorted(values, 0, side="right") :].data).hexdigest(),
+        "median": float(foreground[len(foreground) // 2]),
+        "peak": top / high,
+        "clipped": (values.size - 1 - int(np.searchsorted(values, top))) / len(foreground),
+        "usable": int(((flat > threshold).sum(axis=1) >= task.least_foreground).sum()),
+        "gaps": int(np.ptp(filled)) + 1 - len(filled) if len(filled) else 0,
+    }
+
+
+def _difference(stated: Any, spacing: tuple[float, float, float]) -> str:
+    numbers = isinstance(stated, list) and len(stated) == 3 and all(isinstance(size, int | float) for size in stated)
+    if stated is None or (numbers and np.allclose(stated, spacing, rtol=0.01)):
+        return ""
+    return f"voxel size {stated} in the datalist, {' x '.join(f'{size:g}' for size in spacing)} mm in the file"
+
+
+def _check_kspace(path: Path) -> None:
+    """Refuse what is no raw measurement (S, C, ky, kx); reads slice by slice."""
+    try:
+        kspace = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path} cannot be read ({error})") from None
+    if kspace.ndim != 4 or not np.iscomplexobj(kspace):
+        raise DataError(f"{path} holds {kspace.dtype} of shape {kspace.shape}; k-space is complex, (S, C, ky, kx)")
+    if not all(np.isfinite(part).all() for part in kspace):
+        raise DataError(f"{path} holds values that are NaN or infinite")

@@ -1,0 +1,185 @@
+"""A trained model on a hospital's scans: a NIfTI file, a DICOM series, raw k-space, or a folder of one of these."""
+
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fedmr.checkpoints.model_file import load_model
+from fedmr.data.images import DataError
+from fedmr.data.readers import Scan
+from fedmr.data.readers.folder import FORMATS, find_scans
+from fedmr.data.readers.nifti import SUFFIXES, is_nifti
+from fedmr.hospital.conversion import label
+from fedmr.inference.nifti_writer import super_resolve_nifti
+from fedmr.inference.reconstructor import Reconstructor, reconstruct_file
+from fedmr.inference.super_resolver import Options, SuperResolver
+from fedmr.inference.tiling import TileError
+from fedmr.tasks.config import ReconstructionTask
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass
+class Outcome:
+    """What a run did: files and folders written, and for people what was wrong, remarkable and left out."""
+
+    written: list[Path] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One scan and where its result goes."""
+
+    scan: Scan
+    layout: str
+    target: Path
+
+
+def infer(
+    model: Path,
+    source: Path,
+    target: Path,
+    *,
+    options: Options | None = None,
+    job: Path | None = None,
+    force: bool = False,
+    layout: str = "auto",
+    progress: Progress = lambda name, done, total: None,
+) -> Outcome:
+    """Super-resolve or, by a reconstruction model, reconstruct one scan, or every scan below a folder.
+
+    A NIfTI file gives a NIfTI file. A folder of NIfTI files gives a folder with the same names, masks left out. A DICOM
+    series gives a folder of DICOM files; several series give a subfolder each. K-space gives NIfTI files. Of many scans
+    one that cannot be used is a problem in the outcome, and the others are done all the same. What is there is kept
+    unless `force`, and nothing half-written ever has a result's name.
+
+    Args:
+        model: model file or run, as `models.load_model` takes it.
+        source: file or folder; it is only read.
+        target: file for a NIfTI or HDF5 file, folder for all else.
+        options: how.
+        job: job of the model, where a file without a card has none beside it.
+        force: replace results that are there.
+        layout: "auto", "nifti" or "dicom", where a folder holds several kinds.
+        progress: receives the name of the scan and the numbers of its slices done and in all.
+
+    Raises:
+        DataError: nothing could be done; the message says why.
+        FileExistsError: the only result is there, without `force`.
+        FileNotFoundError, ValueError: see `models.load_model`.
+        OSError: the result cannot be written.
+    """
+    inputs, output = source.resolve(), target.resolve()
+    if output == inputs or inputs in output.parents or output in inputs.parents:
+        raise DataError(f"{target} is the input {source}, holds it or lies in it; name another place for the result")
+    opened = load_model(model, job)
+    takes_kspace = isinstance(opened.task, ReconstructionTask)
+    worker = (Reconstructor if takes_kspace else SuperResolver)(opened, options)
+    work, outcome = _plan(source, target, layout, takes_kspace=takes_kspace)
+    single = len(work) == 1 and not outcome.problems
+    for item in work:
+        try:
+            _check_target(item, force)
+            outcome.notes += [f"{label(item.scan)}: {note}" for note in _process(worker, item, progress)]
+        except (DataError, FileExistsError, TileError) as error:
+            if single:
+                raise
+            outcome.problems.append(str(error))
+        else:
+            outcome.written.append(item.target)
+    if not outcome.written:
+        raise DataError("\n".join(outcome.problems))
+    return outcome
+
+
+def _plan(source: Path, target: Path, layout: str, *, takes_kspace: bool) -> tuple[list[_Work], Outcome]:
+    """What to do, and what was left out."""
+    if source.is_file() and is_nifti(source) and not takes_kspace:
+        return [_Work(Scan((source,), "", ""), "nifti", _nifti_name(target))], Outcome()
+    found, layout = find_scans(source, layout, masked=True)
+    if takes_kspace != (FORMATS[layout] == "fastmri"):
+        raise DataError(
+            f"{source} holds images, but this is a reconstruction model, which takes raw k-space: give a fastMRI HDF5 "
+            "file, or a super-resolution model"
+            if takes_kspace
+            else f"{source} is raw k-space, which takes a reconstruction model; this one super-resolves images: give "
+            "NIfTI or DICOM. `fedmr prepare` makes NIfTI of fully sampled k-space"
+        )
+    if takes_kspace and source.is_file():
+        targets = [_nifti_name(target)]
+    elif takes_kspace:
+        targets = [target / scan.files[0].relative_to(source).with_suffix(".nii.gz") for scan in found.scans]
+    elif FORMATS[layout] == "nifti":
+        found, layout = find_scans(source, "nifti")  # any NIfTI file will do, whatever the folder's order
+        targets = [target / scan.files[0].relative_to(source) for scan in found.scans]
+    else:
+        targets = _series_folders(found.scans, source, target)
+    outcome = Outcome(problems=found.problems, left_out=found.left_out)
+    return [_Work(scan, layout, path) for scan, path in zip(found.scans, targets, strict=True)], outcome
+
+
+def _nifti_name(target: Path) -> Path:
+    if not is_nifti(target):
+        raise DataError(f"{target} is no name of a NIfTI file; end it in {' or '.join(SUFFIXES)}")
+    return target
+
+
+def _series_folders(scans: Sequence[Scan], source: Path, target: Path) -> list[Path]:
+    """A folder per series: as in the source if it has one of its own there, else named by its SeriesInstanceUID."""
+    if len(scans) == 1:
+        return [target]
+    parents = [scan.files[0].parent for scan in scans]
+    root = source if source.is_dir() else source.parent
+    return [
+        target
+        / parent.relative_to(root)
+        / ("" if parents.count(parent) == 1 and parent != root else scan.key or "series")
+        for scan, parent in zip(scans, parents, strict=True)
+    ]
+
+
+def _check_target(item: _Work, force: bool) -> None:
+    """Before the work: the result must have a place, and never take that of something else."""
+    target, folder = item.target, FORMATS[item.layout] == "dicom"
+    if target.is_dir() != folder and target.exists():
+        raise FileExistsError(f"{target} is a {'file' if folder else 'folder'}; name another place for the result")
+    if target.exists() and not (folder and not any(target.iterdir())):
+        if not force:
+            raise FileExistsError(f"{target} exists; name another place for the result, or replace it by --force")
+        if folder and not _is_result(target):
+            raise FileExistsError(f"{target} is a folder of something else; name another place for the result")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=target.parent):
+            pass
+    except OSError as error:
+        raise OSError(f"{target.parent} cannot be written to ({error.strerror}); name another place") from None
+
+
+def _is_result(folder: Path) -> bool:
+    from fedmr.inference.dicom_writer import is_series
+
+    return is_series(folder)
+
+
+def _process(worker: SuperResolver | Reconstructor, item: _Work, progress: Progress) -> list[str]:
+    """Super-resolve or reconstruct, and write; returns what is remarkable."""
+
+    def advance(done: int, total: int) -> None:
+        progress(label(item.scan), done, total)
+
+    try:
+        if isinstance(worker, Reconstructor):
+            return reconstruct_file(worker, item.scan.files[0], item.target, progress=advance)
+        if FORMATS[item.layout] == "nifti":
+            return super_resolve_nifti(worker, item.scan.files[0], item.target, progress=advance)
+        from fedmr.inference.dicom_writer import super_resolve_series
+
+        return super_resolve_series(worker, item.scan, item.target, progress=advance)
+    except MemoryError:
+        raise DataError(f"{label(item.scan)} needs more memory than there is; split it, or free some") from None

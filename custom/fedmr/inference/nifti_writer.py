@@ -1,0 +1,145 @@
+"""Super-resolve a NIfTI file: volumes one by one, the header kept as far as it holds for the finer voxels."""
+
+import gzip
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.volumeutils import native_code
+from numpy.typing import NDArray
+
+from fedmr import __version__
+from fedmr.data.images import DataError, Image, check, read_nifti, write_atomically
+from fedmr.inference.super_resolver import SuperResolver, check_memory
+
+_ALIGNED = 2  # NIfTI: coordinates of another image, here of the input, whose own are not stated
+
+
+@dataclass
+class Storage:
+    """How a file stores intensities: value = stored * slope + inter.
+
+    Attributes:
+        dtype: type of the stored numbers.
+        clipped: number of voxels so far that lay beyond what the type holds.
+    """
+
+    dtype: np.dtype[Any]
+    slope: float = 1.0
+    inter: float = 0.0
+    clipped: int = field(default=0, init=False)
+
+    def store(self, values: NDArray[np.float32]) -> NDArray[Any]:
+        """Values as stored: whole numbers are rounded and clipped to the type."""
+        if self.dtype.kind == "f":
+            return ((values - self.inter) / self.slope).astype(self.dtype)
+        limits = np.iinfo(self.dtype)
+        stored = np.rint((values.astype(np.float64) - self.inter) / self.slope)
+        self.clipped += int(((stored < limits.min) | (stored > limits.max)).sum())
+        return np.clip(stored, limits.min, limits.max).astype(self.dtype)
+
+
+def super_resolve_nifti(
+    resolver: SuperResolver,
+    source: Path,
+    target: Path,
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[str]:
+    """Super-resolve a NIfTI file of three or more dimensions; every volume of a series has its own normalisation.
+
+    Type, scaling, units, time step, codes of both coordinate systems and description are those of the input, so that
+    values are stored as precisely as there. With data consistency they become float32, since rounding would contradict
+    the scan. Header extensions are left out: they may hold the old geometry.
+
+    Args:
+        resolver: the model and how to use it.
+        source: .nii or .nii.gz.
+        target: .nii or .nii.gz; written under a passing name and renamed.
+        progress: receives the numbers of slices done and in all.
+
+    Returns:
+        what is remarkable, for people.
+
+    Raises:
+        DataError: the file cannot be used.
+        OSError: the result cannot be written.
+    """
+    image = read_nifti(source)
+    stored = nib.load(source)
+    storage = _storage(stored, resolver.options.data_consistency)
+    series = image.voxels.shape[3:]
+    total = int(np.prod(series))
+    if image.voxels.size == 0:
+        raise DataError(f"{source} has shape {image.voxels.shape}: it holds no voxel. Convert it again")
+    notes: list[str] = []
+    output: NDArray[Any] = np.empty(0)
+    for number, index in enumerate(np.ndindex(series)):
+        volume = Image(image.voxels[(..., *index)], image.affine, notes=image.notes)
+        notes += check(volume, f"volume {number + 1} of {source}" if series else source)
+
+        def advance(done: int, slices: int, number: int = number) -> None:
+            progress(number * slices + done, total * slices)
+
+        result, step = resolver(volume, progress=advance)
+        if number == 0:
+            check_memory((*result.voxels.shape, *series), storage.dtype.itemsize)
+            output = np.empty((*result.voxels.shape, *series), storage.dtype)
+        output[(..., *index)] = storage.store(result.voxels)
+    if storage.clipped:
+        notes.append(f"{storage.clipped} voxels lie beyond what {storage.dtype} holds and were clipped to its limits")
+    finished = _with_header(output, stored, step, resolver.task.scale)
+    finished.header.set_slope_inter(storage.slope, storage.inter)
+    write_atomically(target, lambda handle: write_nifti(finished, handle, packed=target.suffix == ".gz"))
+    return list(dict.fromkeys(notes))
+
+
+def _storage(stored: Any, exact: bool) -> Storage:
+    dtype = stored.get_data_dtype().newbyteorder("=")
+    if exact:
+        return Storage(dtype if dtype.kind == "f" else np.dtype(np.float32))
+    return Storage(dtype, float(stored.dataobj.slope), float(stored.dataobj.inter))
+
+
+def _with_header(voxels: NDArray[Any], stored: Any, step: NDArray[np.float64], scale: int) -> Any:
+    """The result as a file of the class of `stored`; `step` maps its voxel indices to those of the input."""
+    old = stored.header
+    header = old.as_byteswapped(native_code)
+    header.extensions.clear()
+    header["vox_offset"] = 0
+    header.set_data_shape(voxels.shape)
+    header.set_data_dtype(voxels.dtype)
+    zooms = np.linalg.norm(stored.affine[:3, :3] @ step[:3, :3], axis=0)
+    header.set_zooms((*zooms, *old.get_zooms()[3 : voxels.ndim]))
+    try:
+        (qform, qcode), (sform, scode) = (form(coded=True) for form in (old.get_qform, old.get_sform))
+    except ValueError as error:
+        raise DataError(
+            f"{stored.get_filename()} has a qform that is no rotation ({error}). Convert it again from the original"
+        ) from None
+    if qform is not None:
+        header.set_qform(qform @ step, int(qcode))
+    if sform is not None:
+        header.set_sform(sform @ step, int(scode))
+    if qform is None and sform is None:
+        header.set_sform(stored.affine @ step, _ALIGNED)
+    if header["dim"][3] != old["dim"][3]:
+        # the times at which slices were taken are told by their number
+        for name in ("slice_code", "slice_start", "slice_end", "slice_duration"):
+            header[name] = 0
+    made = f"super-resolved x{scale} by FedMR {__version__}; ".encode()
+    header["descrip"] = (made + bytes(old["descrip"]))[: header["descrip"].itemsize - 1]
+    return type(stored)(voxels, None, header)
+
+
+def write_nifti(image: Any, handle: IO[bytes], *, packed: bool) -> None:
+    """Write a nibabel image to an open file, gzipped if `packed`."""
+    if not packed:
+        image.to_stream(handle)
+        return
+    # neither name nor time, so that the same voxels give the same file
+    with gzip.GzipFile("", "wb", compresslevel=1, fileobj=handle, mtime=0) as stream:
+        image.to_stream(stream)

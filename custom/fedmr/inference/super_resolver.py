@@ -1,0 +1,184 @@
+"""One volume to its super-resolved volume: slices through the network, and the place of every voxel in the scanner."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import nibabel as nib
+import numpy as np
+import psutil
+import torch
+from nibabel.orientations import inv_ornt_aff
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedmr.checkpoints.model_file import Model
+from fedmr.data.datalist import normalisation
+from fedmr.data.images import DataError, Image, canonical
+from fedmr.inference.tiling import BATCH_PIXELS, SliceNetwork
+from fedmr.physics.degradation import Grid
+from fedmr.tasks.config import SuperResolutionTask
+
+# name of a plane to the axis across it, in right-anterior-superior order
+PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}
+_CANONICAL = np.array([[0, 1], [1, 1], [2, 1]])
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to super-resolve.
+
+    Attributes:
+        plane: plane of the slices, a name in `PLANES`; "" for the acquisition plane.
+        data_consistency: put the scan's own k-space back into the result.
+        tile: side of tiles in LR pixels, 0 for whole slices where memory allows.
+        exact: 32-bit arithmetic throughout; else faster, see `tiles.SliceNetwork`.
+        device: "cpu", "cuda", or "" for the GPU where there is one.
+    """
+
+    plane: str = ""
+    data_consistency: bool = False
+    tile: int = 0
+    exact: bool = True
+    device: str = ""
+
+    def __post_init__(self) -> None:
+        for name, known in (("plane", [*PLANES]), ("device", ["cpu", "cuda"])):
+            value = getattr(self, name)
+            if value and value not in known:
+                raise ValueError(f"{name} is {value!r}; known are {', '.join(known)}")
+
+    @property
+    def chosen_device(self) -> str:
+        """The device, or the GPU where none is named and there is one.
+
+        Raises:
+            ValueError: no GPU here, though one is asked for.
+        """
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("there is no GPU here that torch can use; leave out --device, or give cpu")
+        return self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+class SuperResolver:
+    """A model ready to super-resolve volumes slice by slice, in the orientation in which it was trained.
+
+    A volume is turned to right-anterior-superior axes, because the grid "pixel0" does not look the same from both ends
+    of an axis, and the result is turned back to the axes of the input; nothing is resampled. Without a named plane,
+    slices lie across the axis with the largest voxel size (the last of equals), as in training.
+
+    Args:
+        model: network and card; the network moves to the device.
+        options: how.
+
+    Raises:
+        ValueError: another kind of model, no GPU here, though one is asked for, or a tile of a size that cannot be.
+    """
+
+    def __init__(self, model: Model, options: Options | None = None) -> None:
+        self.model, self.options = model, options or Options()
+        task = model.task
+        if not isinstance(task, SuperResolutionTask):
+            raise ValueError(f"this is a {task.purpose} model; only a super-resolution model takes images")
+        self.task = task
+        net = model.net.to(self.options.chosen_device)
+        self.net = SliceNetwork(net, task.scale, tile=self.options.tile, exact=self.options.exact)
+
+    def __call__(
+        self, image: Image, *, plane: str = "", progress: Callable[[int, int], None] = lambda done, total: None
+    ) -> tuple[Image, NDArray[np.float64]]:
+        """Super-resolve a volume.
+
+        Args:
+            image: voxels (X, Y, Z), checked by `images.check`.
+            plane: of the slices, a name in `PLANES`; "" for that of the options.
+            progress: receives the numbers of slices done and in all.
+
+        Returns:
+            the image: voxels float32, scale times as many along the two axes of a slice, in the units of the input; at
+            least 0, but for data consistency, which may ring below. And the (4, 4) map from its voxel indices to those
+            of the input; its affine is that of the input times this map.
+
+        Raises:
+            DataError: the result is too large for the memory.
+            TileError: see `tiles.SliceNetwork`.
+        """
+        task, turned = self.task, canonical(image)
+        plane = plane or self.options.plane
+        axis = PLANES[plane] if plane else turned.slice_axis
+        scales = [1 if a == axis else task.scale for a in range(3)]
+        # 32 bits, and as much for the file
+        check_memory([n * s for n, s in zip(turned.voxels.shape, scales, strict=True)], 8)
+        low = torch.from_numpy(np.ascontiguousarray(np.moveaxis(turned.voxels, axis, 0), dtype=np.float32))
+        high = self._slices(low, progress)
+        return _turn_back(np.moveaxis(high.numpy(), 0, axis), image, scales, task.grid)
+
+    def _slices(self, low: Tensor, progress: Callable[[int, int], None]) -> Tensor:
+        """(S, h, w) to (S, scale*h, scale*w), in the units of the input."""
+        task = self.task
+        intensity = normalisation(low.clamp_min(0))
+        high = torch.empty(len(low), task.scale * low.shape[1], task.scale * low.shape[2])
+        batch = max(1, BATCH_PIXELS // low[0].numel())
+        for start in range(0, len(low), batch):
+            part = low[start : start + batch] / intensity
+            result = self.net(part.clamp_min(0))
+            if self.options.data_consistency:
+                result = impose(result, part, task.scale, task.grid)
+            high[start : start + batch] = result * intensity
+            progress(min(start + batch, len(low)), len(low))
+        return high
+
+
+def check_memory(shape: Sequence[int], bytes_per_voxel: int) -> None:
+    """Refuse a result that the memory does not hold.
+
+    Raises:
+        DataError: what it needs and what there is.
+    """
+    size = float(np.prod(shape, dtype=np.float64)) * bytes_per_voxel
+    free = psutil.virtual_memory().available
+    if size > free:
+        raise DataError(
+            f"the result of {' x '.join(map(str, shape))} voxels needs {size / 2**30:.1f} GB of memory, "
+            f"{free / 2**30:.1f} GB are free. Split the volume or series"
+        )
+
+
+def _turn_back(
+    voxels: NDArray[np.float32], image: Image, scales: list[int], grid: Grid
+) -> tuple[Image, NDArray[np.float64]]:
+    """From canonical axes to those of `image`, with the geometry."""
+    turn = nib.io_orientation(image.affine)
+    back = nib.orientations.ornt_transform(_CANONICAL, turn)
+    finer = np.diag([1 / s for s in scales] + [1.0])
+    if grid == "half":
+        finer[:3, 3] = [(1 - s) / (2 * s) for s in scales]
+    step = inv_ornt_aff(turn, image.voxels.shape) @ finer @ inv_ornt_aff(back, voxels.shape)
+    turned = nib.apply_orientation(voxels, back)
+    return replace(image, voxels=turned, affine=image.affine @ step), step
+
+
+def impose(high: Tensor, low: Tensor, scale: int, grid: Grid) -> Tensor:
+    """Replace the part of k-space that was measured; the nearest image to `high` that agrees with the measurement.
+
+    A real image has conjugate values at opposite places of k-space, so the Nyquist row and column of an even LR size,
+    which `physics.truncate` takes from one side only, are set on both.
+
+    Args:
+        high: (..., scale*h, scale*w), real.
+        low: (..., h, w), real; the measurement, as an image.
+        scale: integer factor.
+        grid: where the LR samples lie.
+
+    Returns:
+        real tensor like `high`. On grid pixel0 its `physics.truncate` is `low`; on grid half it is after a shift by
+        (scale-1)/2 HR pixels.
+    """
+    kspace, measured = torch.fft.fft2(high), torch.fft.fft2(low) * scale**2
+    frequencies = [torch.fft.fftfreq(n, 1 / n, device=high.device) for n in low.shape[-2:]]
+    if grid == "half":
+        y, x = (f * (scale - 1) / (2 * scale * len(f)) for f in frequencies)
+        measured = measured * torch.exp(-2j * torch.pi * (y[:, None] + x))
+    rows, columns = (f.round().long() for f in frequencies)
+    kspace[..., rows[:, None], columns] = measured
+    kspace[..., -rows[:, None], -columns] = measured.conj()
+    return torch.fft.ifft2(kspace).real

@@ -1,0 +1,1 @@
+"""Image formation: degradation, under-sampling, coils."""

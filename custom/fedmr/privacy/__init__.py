@@ -1,0 +1,1 @@
+"""Privacy mechanisms, accounting and encryption, without FLARE."""

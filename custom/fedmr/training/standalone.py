@@ -1,0 +1,108 @@
+"""Training and evaluation in one process, without FLARE, by the same code as a job."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fedmr.checkpoints.card import make_card, summarise_volumes
+from fedmr.checkpoints.model_file import Model, load_model, save_model
+from fedmr.data.datalist import SPLITS, DataError, site_folders
+from fedmr.federation.render import read_num_rounds, read_task
+from fedmr.reports.table import Figures, comparison_image, summarise
+from fedmr.tasks.config import Task
+from fedmr.tasks.registry import Volume, load_volumes, make_sampler
+from fedmr.training.algorithms import make_trainer
+from fedmr.training.trainer import evaluate
+
+
+def train_pooled(
+    data: Path,
+    out: Path,
+    *,
+    job: Path,
+    sites: Sequence[str] = (),
+    rounds: int = 0,
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Train on the pooled volumes of sites as a job would with one site that holds them all.
+
+    Args:
+        data: data root or a site's folder.
+        out: folder for `model.pt` (last round) and `log.jsonl` (a line per round).
+        job: job folder with the task.
+        sites: site names to pool; all if empty.
+        rounds: number of rounds; the job's if 0.
+        say: receives a progress line per round.
+
+    Returns:
+        the model file, with its card.
+
+    Raises:
+        DataError: a volume cannot be used, or a named site is not there.
+    """
+    task = Task.from_dict(read_task(job))
+    rounds = rounds or read_num_rounds(job)
+    folders = [f for f in site_folders(data) if not sites or f.name in sites]
+    absent = sorted(set(sites) - {f.name for f in folders})
+    if absent:
+        raise DataError(
+            f"{data} has no site {', '.join(absent)}; it has {', '.join(f.name for f in site_folders(data))}"
+        )
+    volumes = [v for folder in folders for v in load_volumes(folder, task, ("train", "val"))]
+    validation = [v for v in volumes if v.split == "val"]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    plain = replace(task, algorithm={"name": "fedavg"})
+    trainer = make_trainer(plain, make_sampler(volumes, task, device), rounds=rounds)
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "log.jsonl").open("w") as log:
+        for number in range(rounds):
+            received = evaluate(trainer.net, validation, task)["model"]
+            done = trainer.run_round()
+            record = {"round": number, "loss": done.loss, "val": received, "steps": done.steps, "seconds": done.seconds}
+            log.write(json.dumps(record) + "\n")
+            log.flush()
+            say(
+                f"round {number}/{rounds - 1} | loss {done.loss:.5f} | PSNR before {received['psnr']:.2f} dB | "
+                f"{1000 * done.seconds / done.steps:.0f} ms/step"
+            )
+    steps = trainer.epoch * trainer.sampler.steps_per_epoch
+    training = {"federated": False, "sites": len(folders), "rounds": rounds, "steps": steps}
+    metrics = {"split": "val", **evaluate(trainer.net, validation, task, with_baselines=True)}
+    card = make_card(task, training=training, data=summarise_volumes(volumes), metrics=metrics)
+    save_model(out / "model.pt", Model(trainer.net, card))
+    say(f"wrote {out / 'model.pt'}")
+    return out / "model.pt"
+
+
+def evaluate_sites(model: Path, data: Path, *, split: str = "test", job: Path | None = None) -> Figures:
+    """Figures of a model, with the baselines, on every site of a data root.
+
+    Raises:
+        DataError: a volume cannot be used or a split is empty.
+        ValueError: unknown split or unusable model file.
+    """
+    opened, sites = _open(model, data, split, job)
+    return summarise({s: evaluate(opened.net, load(), opened.task, with_baselines=True) for s, load in sites.items()})
+
+
+def comparison_images(
+    model: Path, data: Path, *, split: str = "test", job: Path | None = None
+) -> dict[str, np.ndarray[Any, Any]]:
+    """`report.comparison_image`, (H, 4*W) uint8, of the first volume of every site; errors as `evaluate_sites`."""
+    opened, sites = _open(model, data, split, job)
+    return {site: comparison_image(opened.net, load()[0], opened.task)[0] for site, load in sites.items()}
+
+
+def _open(model: Path, data: Path, split: str, job: Path | None) -> tuple[Model, dict[str, Callable[[], list[Volume]]]]:
+    """Model, and per site a function that loads its volumes, so that one site at a time is in memory."""
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}; known are {', '.join(SPLITS)}")
+    opened = load_model(model, job)
+    opened.net.to("cuda" if torch.cuda.is_available() else "cpu")
+    return opened, {f.name: partial(load_volumes, f, opened.task, (split,)) for f in site_folders(data)}

@@ -1,0 +1,259 @@
+"""Training and evaluation: one loop, used by the FLARE learner, by `fedmr train` and by tests.
+
+An algorithm that changes local training (FedProx, SCAFFOLD, cross-site modelling) is a `Hook`; the loop stays.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fedmr.losses import WeightedSum
+from fedmr.metrics import mean_metrics, volume_metrics
+from fedmr.nets import build
+from fedmr.tasks.config import Task
+from fedmr.tasks.registry import Sampler, Volume, kind_of
+from fedmr.training.optimizers import OPTIMIZERS
+
+
+class Hook:
+    """What an algorithm may do during local training; every method may be left as it is."""
+
+    def receive(self, arrays: Mapping[str, Tensor]) -> None:
+        """What the server sent beside the weights, by name, if only nothing; before `round_started`."""
+
+    def round_started(self, net: nn.Module) -> None:
+        """The network holds the weights received for this round."""
+
+    def add_loss(self, net: nn.Module, loss: Tensor) -> Tensor:
+        """Return the loss to differentiate."""
+        return loss
+
+    def gradients_ready(self, net: nn.Module) -> None:
+        """Gradients are computed and clipped, the optimiser has not stepped."""
+
+    def round_finished(self, net: nn.Module, steps: int) -> None:
+        """`steps` optimisation steps have been taken since `round_started`."""
+
+    def send(self) -> dict[str, Tensor]:
+        """What leaves the site beside the weight difference, by parameter name; after `round_finished`."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """State that must survive the process."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore `state_dict`."""
+
+
+@dataclass
+class Progress:
+    """What was done: optimisation steps, mean loss over the last epoch's, seconds, whether it was stopped."""
+
+    steps: int = 0
+    loss: float = 0.0
+    seconds: float = 0.0
+    stopped: bool = False
+
+
+def fit(
+    net: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    loss_function: nn.Module,
+    *,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    hooks: Sequence[Hook] = (),
+    clip_norm: float = 1.0,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Progress:
+    """Train over the batches, one optimisation step each.
+
+    Args:
+        net: maps LR (B, 1, h, w) to SR (B, 1, s*h, s*w), about [0, 1], or what else the batches are pairs of.
+        batches: pairs of input and target, e.g. LR and HR, on the network's device.
+        loss_function: output and target to a scalar.
+        optimizer: stepped once per batch.
+        schedule: stepped with it.
+        hooks: called in their order.
+        clip_norm: largest norm of the gradient.
+        should_stop: asked before every step.
+
+    Raises:
+        FloatingPointError: the loss is not finite.
+    """
+    device = next(net.parameters()).device
+    progress, started, total = Progress(), time.perf_counter(), torch.zeros((), device=device)
+    net.train()
+    for given, target in batches:
+        if should_stop():
+            progress.stopped = True
+            break
+        given = given.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            loss = loss_function(net(given), target)
+        for hook in hooks:
+            loss = hook.add_loss(net, loss)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), clip_norm)
+        for hook in hooks:
+            hook.gradients_ready(net)
+        optimizer.step()
+        schedule.step()
+        total += loss.detach()
+        progress.steps += 1
+    progress.loss = float(total) / max(progress.steps, 1)
+    progress.seconds = time.perf_counter() - started
+    if not torch.isfinite(total):
+        raise FloatingPointError(
+            f"the training loss became {float(total)} within {progress.steps} steps; lower learning_rate in the task"
+        )
+    return progress
+
+
+def evaluate(
+    net: nn.Module,
+    volumes: Sequence[Volume],
+    task: Task,
+    *,
+    with_baselines: bool = False,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:
+    """Evaluate a network on whole volumes.
+
+    Returns:
+        ``{"n_volumes": N, "model": {"psnr": dB, "ssim": ..}}``, means over volumes of `metrics.volume_metrics`,
+        with the baselines of the task's kind, e.g. ``"zero_filled"``, beside ``"model"`` if `with_baselines`.
+
+    Raises:
+        InterruptedError: `should_stop` became true.
+    """
+    kind = kind_of(task)
+    rows: dict[str, list[dict[str, float]]] = {}
+    for volume in volumes:
+        if should_stop():
+            raise InterruptedError("evaluation was stopped")
+        images = kind.baselines(volume, task) if with_baselines else {}
+        images["model"] = kind.restore(net, volume, task)
+        for name, image in images.items():
+            rows.setdefault(name, []).append(volume_metrics(image, volume.reference))
+    return {"n_volumes": len(volumes)} | {name: mean_metrics(row) for name, row in rows.items()}
+
+
+class Trainer:
+    """A site's training over all rounds: network, optimiser, schedule and hooks, saved and restored as one.
+
+    Args:
+        task: the task.
+        sampler: the site's training data; training runs on its device.
+        rounds: number of federated rounds; the learning rate falls over all of them.
+        hooks: algorithm.
+
+    Attributes:
+        net: the network, which the federation shares.
+        personal: a network that stays at the site, for an algorithm that has one.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        sampler: Sampler,
+        *,
+        rounds: int,
+        hooks: Sequence[Hook] = (),
+    ) -> None:
+        self.task, self.sampler, self.hooks = task, sampler, list(hooks)
+        self.personal: nn.Module | None = None
+        self.net = build(**task.network).to(sampler.device)
+        self.loss = WeightedSum(task.loss)
+        self.optimizer = OPTIMIZERS[task.optimizer](self.net.parameters(), lr=task.learning_rate)
+        total = max(rounds * task.local_epochs * self.sampler.steps_per_epoch, 1)
+        self.schedule = _warmup_then_cosine(self.optimizer, task, total)
+        self.epoch = 0
+
+    def receive(self, arrays: Mapping[str, Tensor]) -> None:
+        """Hand the hooks what the server sent beside the weights."""
+        for hook in self.hooks:
+            hook.receive(arrays)
+
+    def send(self) -> dict[str, Tensor]:
+        """What the hooks have for the server beside the weight difference, after a round."""
+        return {name: value for hook in self.hooks for name, value in hook.send().items()}
+
+    def run_round(
+        self,
+        should_stop: Callable[[], bool] = lambda: False,
+        epoch_done: Callable[[int, Progress], None] = lambda number, progress: None,
+    ) -> Progress:
+        """Train the task's local epochs from the network's present weights, with the hooks around them.
+
+        Args:
+            should_stop: asked before every step; a stopped round is not finished for the hooks.
+            epoch_done: called after each epoch with its number in the round, from 0, and its progress.
+
+        Returns:
+            progress of the whole round.
+        """
+        for hook in self.hooks:
+            hook.round_started(self.net)
+        total = Progress()
+        for number in range(self.task.local_epochs):
+            epoch = self.run_epoch(should_stop)
+            total = Progress(total.steps + epoch.steps, epoch.loss, total.seconds + epoch.seconds, epoch.stopped)
+            if epoch.stopped:
+                return total
+            epoch_done(number, epoch)
+        for hook in self.hooks:
+            hook.round_finished(self.net, total.steps)
+        return total
+
+    def run_epoch(self, should_stop: Callable[[], bool] = lambda: False) -> Progress:
+        """Train one epoch from the network's present weights."""
+        progress = fit(
+            self.net,
+            self.sampler.epoch(self.epoch),
+            self.loss,
+            optimizer=self.optimizer,
+            schedule=self.schedule,
+            hooks=self.hooks,
+            clip_norm=self.task.clip_norm,
+            should_stop=should_stop,
+        )
+        self.epoch += 1
+        return progress
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the data that the next round needs in a new process."""
+        return {
+            "epoch": self.epoch,
+            "net": self.net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "hooks": [hook.state_dict() for hook in self.hooks],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore `state_dict`."""
+        self.epoch = state["epoch"]
+        self.net.load_state_dict(state["net"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        for hook, saved in zip(self.hooks, state["hooks"], strict=True):
+            hook.load_state_dict(saved)
+
+
+def _warmup_then_cosine(
+    optimizer: torch.optim.Optimizer, task: Task, total: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """Linear warm-up, then a cosine to the final learning rate at step `total`."""
+    warmup = min(task.warmup_steps, total - 1)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total - warmup, task.final_learning_rate)
+    if warmup < 1:
+        return cosine
+    linear = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / (warmup + 1), total_iters=warmup)
+    return torch.optim.lr_scheduler.SequentialLR(optimizer, [linear, cosine], [warmup])

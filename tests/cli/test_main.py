@@ -1,0 +1,71 @@
+"""The command as a user types it: exit codes and messages."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fedmr.cli.main import main
+
+COMMANDS = (
+    "demo-data",
+    "prepare",
+    "preflight",
+    "train",
+    "pool",
+    "study",
+    "audit",
+    "decrypt",
+    "poc",
+    "evaluate",
+    "report",
+    "infer",
+    "export",
+    "card",
+    "jobs",
+)
+
+
+@pytest.fixture
+def fedmr(monkeypatch, capsys):
+    """Run the command in this process: exit code, standard output and error."""
+
+    def run(*arguments: object) -> tuple[object, str, str]:
+        monkeypatch.setattr(sys, "argv", ["fedmr", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        return stop.value.code, *capsys.readouterr()
+
+    return run
+
+
+def test_help_lists_every_command():
+    command = [Path(sys.executable).parent / "fedmr", "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert all(command in result.stdout for command in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("evaluate", "missing.pt", "nowhere"), "missing.pt does not exist"),
+        (("preflight", "nowhere"), "nowhere holds no site"),
+        (("report", "nowhere"), "nowhere is no run"),
+        (("report", "run [old] 1"), "run [old] 1 is no run"),
+        (("demo-data", "/dev/null"), "is a file"),
+        (("demo-data", "/tmp/none", "--patients", 2), "patients=2"),
+        (("train", "nowhere", "--out", "/tmp/none", "--job", "nowhere"), "config_fed_client.conf"),
+        (("export", "missing.pt", "--to", "onnx"), "missing.pt does not exist"),
+        (("card", "missing.pt"), "missing.pt does not exist"),
+        (("study", "nowhere.yaml"), "nowhere.yaml does not exist"),
+        (("pool", "nowhere", "--out", "/tmp/none"), "nowhere holds no site"),
+        (("prepare", "nowhere", "--site", "a", "--out", "/tmp/none"), "nowhere does not exist"),
+        (("prepare", "nowhere", "--out", "/tmp/none"), "either --site NAME, or --by-hospital"),
+    ],
+)
+def test_a_users_mistake_is_one_line_without_a_traceback(arguments, message, fedmr):
+    code, _, error = fedmr(*arguments)
+    assert code == 1
+    assert message in error
+    assert len(error.strip().splitlines()) == 1

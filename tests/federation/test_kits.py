@@ -1,0 +1,122 @@
+"""Startup kits, made by `nvflare provision` once for all tests here."""
+
+import json
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fedmr.federation.kits import ALLOWED, ConsortiumError, Kits, fill_kit, free_port, open_kits, provision
+from simulator import ROOT, SITES
+
+PROJECT = ROOT / "poc" / "project.yml"
+
+
+@pytest.fixture(scope="module")
+def provisioned(tmp_path_factory) -> Kits:
+    kits, new = provision(PROJECT, tmp_path_factory.mktemp("kits") / "w")
+    assert new
+    return kits
+
+
+@pytest.fixture
+def kit(provisioned, tmp_path) -> Path:
+    """A site's own copy of its kit."""
+    return Path(shutil.copytree(provisioned.folder / "site-1", tmp_path / "site-1"))
+
+
+def resources(kit: Path) -> dict:
+    return json.loads((kit / "local" / "resources.json").read_text())
+
+
+def test_everybody_of_the_project_has_a_kit(provisioned):
+    assert provisioned.sites == list(SITES)
+    names = {provisioned.server["name"], *SITES, *provisioned.admins}
+    assert {folder.name for folder in provisioned.folder.iterdir()} >= names
+    assert open_kits(provisioned.workspace) == provisioned
+
+
+def test_the_kits_are_kept_and_another_projects_are_not_overwritten(provisioned, tmp_path):
+    assert provision(PROJECT, provisioned.workspace) == (provisioned, False)
+    other = yaml.safe_load(PROJECT.read_text()) | {"name": "other"}
+    (tmp_path / "other.yml").write_text(yaml.safe_dump(other))
+    with pytest.raises(ConsortiumError, match="holds the kits of another project"):
+        provision(tmp_path / "other.yml", provisioned.workspace)
+
+
+def test_a_server_has_no_key_for_what_sites_encrypt(provisioned):
+    startup = provisioned.folder / provisioned.server["name"] / "startup"
+    assert (startup / "server_context.tenseal").is_file()
+    assert not (startup / "client_context.tenseal").exists()
+    assert (provisioned.folder / "site-1" / "startup" / "client_context.tenseal").is_file()
+
+
+def test_who_is_no_admin_is_said(provisioned):
+    assert provisioned.admin().name == "admin@hub.org"
+    with pytest.raises(ConsortiumError, match=r"nobody is no admin.*lead@hospital-a\.org"):
+        provisioned.admin("nobody")
+
+
+def test_a_site_allows_fedmr_once_and_offers_its_gpus(kit):
+    for _ in range(2):
+        fill_kit(kit, gpus=2, gpu_memory=80)
+    allowed = resources(kit)["class_allow_list"]
+    assert all(allowed.count(name) == 1 for name in ALLOWED)
+    manager = next(c for c in resources(kit)["components"] if c["id"] == "resource_manager")
+    assert (manager["args"]["num_of_gpus"], manager["args"]["mem_per_gpu_in_GiB"]) == (2, 80)
+    assert not (kit / "local" / "authorization.json").exists()
+
+
+def test_a_site_that_forbids_code_takes_it_from_nobody_and_leaves_all_else(kit):
+    fill_kit(kit, forbid_code=True)
+    before, after = (
+        json.loads((kit / "local" / f"authorization.json{end}").read_text())["permissions"] for end in (".default", "")
+    )
+    assert before.keys() == after.keys()
+    for role, rights in after.items():
+        assert rights["byoc"] == "none"
+        if isinstance(before[role], dict):
+            assert {k: v for k, v in rights.items() if k != "byoc"} == {
+                k: v for k, v in before[role].items() if k != "byoc"
+            }
+
+
+def test_what_is_no_kit_and_data_of_nobody_are_said(kit, tmp_path):
+    with pytest.raises(ConsortiumError, match="is no startup kit"):
+        fill_kit(tmp_path)
+    with pytest.raises(ConsortiumError, match=r"site-1/datalist\.json is missing"):
+        fill_kit(kit, data=tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "participants: [", "participants: [{name: a, type: server}]"])
+def test_a_file_that_is_no_project_is_said(text, tmp_path):
+    (tmp_path / "p.yml").write_text(text)
+    with pytest.raises(ConsortiumError, match=r"p\.yml is no project"):
+        provision(tmp_path / "p.yml", tmp_path / "w")
+    assert not (tmp_path / "w").exists()
+
+
+def test_no_kits_are_said(tmp_path):
+    with pytest.raises(ConsortiumError, match="fedmr poc provision"):
+        open_kits(tmp_path)
+
+
+def test_a_taken_port_is_replaced_by_a_free_one():
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        port = taken.getsockname()[1]
+        assert free_port(port) != port
+    assert free_port(port) == port
+
+
+def test_a_port_whose_server_has_just_closed_its_connections_is_free():
+    with socket.create_server(("localhost", 0)) as server:
+        port = server.getsockname()[1]
+        with socket.create_connection(("localhost", port)):
+            assert free_port(port) != port
+            server.accept()[0].close()  # first, so that its end waits for late packets
+    with socket.socket() as plain, pytest.raises(OSError, match="in use"):
+        plain.bind(("localhost", port))
+    assert free_port(port) == port
