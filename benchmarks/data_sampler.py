@@ -20,9 +20,9 @@ from monai.data import CacheDataset, DataLoader, set_track_meta
 from monai.transforms import Compose, EnsureTyped, MapTransform, RandFlipd, Randomizable, RandRotate90d, SpatialCropd
 from torch import Tensor, nn
 
-from fedmr.data.datalist import PatchSampler, Volume
 from fedmr.federation.render import read_task
 from fedmr.tasks.config import SuperResolutionTask, Task
+from fedmr.tasks.patches import PatchSampler, Volume
 from fedmr.utils.environment import ROOT
 
 Batches = Iterator[tuple[Tensor, Tensor]]
@@ -82,7 +82,7 @@ def ours(sampler: PatchSampler) -> Batches:
 def ways(sampler: PatchSampler) -> dict[str, Batches]:
     """Endless batches by what makes them. MONAI's tensors carry no metadata in the ways after the first two."""
     cores = os.cpu_count() or 1
-    made = {"`fedmr.data.datalist.PatchSampler`": ours(sampler)}
+    made = {"`fedmr.tasks.patches.PatchSampler`": ours(sampler)}
     for name, lean in (("MONAI as documented", False), ("MONAI without metadata and copies of the cache", True)):
         for workers in (0, cores):
             set_track_meta(not lean)

@@ -29,8 +29,8 @@ from common import alone, facts, memory, table, write_page
 
 from fedmr.data.datalist import DATA_ROOT_VARIABLE, site_folders
 from fedmr.federation.render import rendered
-from fedmr.reports.table import read_figures, read_rounds
 from fedmr.runs.facts import read_log
+from fedmr.runs.run import read_figures, read_rounds
 from fedmr.training.standalone import evaluate_sites, train_pooled
 from fedmr.utils.environment import ROOT
 

@@ -16,11 +16,11 @@ from common import alone, facts, forget_peak, memory, table, write_page
 from torch.nn.functional import avg_pool2d
 
 from federation import Run, make_job, mb, simulate
-from fedmr.data.datalist import Volume
 from fedmr.federation.render import read_task
 from fedmr.nets import build, count_parameters
 from fedmr.physics.degradation import degrade
 from fedmr.tasks.config import Task
+from fedmr.tasks.patches import Volume
 from fedmr.tasks.registry import make_sampler
 from fedmr.training.trainer import Trainer, evaluate
 from fedmr.utils.environment import ROOT

@@ -14,7 +14,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from fedmr.data.datalist import read_volume
+from fedmr.data.volumes import read_volume
 from fedmr.hospital.simulation import load_anatomy, protocol, simulate_patient
 from fedmr.utils.environment import ROOT, circumstances
 

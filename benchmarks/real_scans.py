@@ -16,7 +16,9 @@ from pathlib import Path
 from fedmr.data.datalist import DATA_ROOT_VARIABLE
 from fedmr.federation.render import read_num_rounds, read_task
 from fedmr.hospital.prepare import Options, prepare
-from fedmr.reports.table import METHODS, Figures, draw, read_figures, table_rows
+from fedmr.reports.pictures import draw
+from fedmr.reports.table import table_rows
+from fedmr.runs.run import METHODS, Figures, read_figures
 from fedmr.training.standalone import comparison_images
 from fedmr.utils.environment import ROOT, circumstances
 

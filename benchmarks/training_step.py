@@ -20,12 +20,12 @@ import yaml
 from common import alone, facts, forget_peak, memory, table, write_page
 from torch import Tensor, nn
 
-from fedmr.data.datalist import PatchSampler, Volume
 from fedmr.federation.render import read_task
 from fedmr.losses import WeightedSum
 from fedmr.nets import build, count_parameters
 from fedmr.physics.degradation import degrade, interpolate
 from fedmr.tasks.config import SuperResolutionTask, Task
+from fedmr.tasks.patches import PatchSampler, Volume
 from fedmr.training.optimizers import OPTIMIZERS
 from fedmr.training.trainer import Hook, fit
 from fedmr.utils.environment import ROOT

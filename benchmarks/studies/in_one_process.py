@@ -20,7 +20,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, also for evaluation
 
-from fedmr.reports.table import read_figures, read_rounds
+from fedmr.runs.run import read_figures, read_rounds
 from fedmr.study import Cell, runner
 from fedmr.study.files import StudyError
 from fedmr.study.grid import read_study

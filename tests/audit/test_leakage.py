@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 
 from fedmr.audit.leakage import Audit, audit, best_match, super_resolution_task
-from fedmr.audit.protections import protections
 from fedmr.audit.report import table, write
+from fedmr.flare.protections import protections
 from fedmr.privacy.mechanism import gaussian_mechanism
 from fedmr.tasks.config import SuperResolutionTask
 from phantoms import write_site

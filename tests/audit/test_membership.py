@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fedmr.audit.membership import auc, membership
-from fedmr.data.datalist import PatchSampler, load_volumes
 from fedmr.physics.degradation import interpolate
+from fedmr.tasks.patches import PatchSampler, load_volumes
 
 SCORES = st.lists(st.integers(-5, 5), min_size=1, max_size=20)
 

@@ -17,8 +17,8 @@ from fedmr.checkpoints.card import make_card
 from fedmr.checkpoints.export import ENDINGS, ExportError, export, to_onnx, to_torchscript
 from fedmr.checkpoints.model_file import Model, load_model, save_model
 from fedmr.checkpoints.monai_bundle import SCHEMA, metadata, write_bundle
-from fedmr.data.datalist import normalisation
 from fedmr.data.images import canonical, read_nifti
+from fedmr.data.volumes import normalisation
 from fedmr.nets import build
 from fedmr.tasks.config import SuperResolutionTask
 from fedmr.tasks.super_resolution import super_resolve

@@ -10,11 +10,11 @@ import torch
 
 from fedmr.checkpoints.card import NORMALISATION, describe, make_card
 from fedmr.checkpoints.model_file import CARD_KEY, Model, load_model, save_model
-from fedmr.data.datalist import load_volumes
 from fedmr.federation.render import read_task
 from fedmr.nets import build
-from fedmr.reports.table import FINAL_MODEL, RunError
+from fedmr.runs.run import FINAL_MODEL, RunError
 from fedmr.tasks.config import Task
+from fedmr.tasks.patches import load_volumes
 
 JOB = Path(__file__).parents[2] / "jobs" / "mscan_fedavg"
 CONFIG = JOB / "app" / "config"

@@ -5,19 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from fedmr.data.datalist import (
-    DATA_ROOT_FILE,
-    DATA_ROOT_VARIABLE,
-    DataError,
-    PatchSampler,
-    find_site_folder,
-    load_volumes,
-    read_datalist,
-    read_volume,
-    site_folders,
-)
+from fedmr.data.datalist import DATA_ROOT_FILE, DATA_ROOT_VARIABLE, find_site_folder, read_datalist, site_folders
+from fedmr.data.volumes import read_volume
 from fedmr.physics.degradation import degrade, interpolate, zero_filled
 from fedmr.tasks.config import SuperResolutionTask
+from fedmr.tasks.patches import PatchSampler, load_volumes
+from fedmr.utils.errors import DataError
 from phantoms import phantom, write_site
 
 
@@ -158,7 +151,7 @@ def test_sites_are_listed_by_number(tmp_path):
 
 def smooth_volumes(task):
     """Volumes of two sizes whose LR partner interpolates back well, so that misalignment shows."""
-    from fedmr.data.datalist import Volume
+    from fedmr.tasks.patches import Volume
 
     volumes = []
     for number, (height, width) in enumerate([(60, 72), (84, 60)]):
@@ -216,7 +209,7 @@ def test_background_is_left_out(task):
     empty = torch.zeros_like(volumes[0].hr[:1])
     hr = torch.cat([volumes[0].hr[:1], empty])
     hr[0, :, 25:] = 0
-    from fedmr.data.datalist import Volume
+    from fedmr.tasks.patches import Volume
 
     sampler = PatchSampler([Volume("v", "p", "T1w", "train", hr, degrade(hr, 2), 1.0)], task)
     assert sampler.n_slices == 1

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedmr.data.images import DataError, Image, canonical, check, read_nifti, save_nifti, slices, write_atomically
+from fedmr.data.images import Image, canonical, check, read_nifti, save_nifti, slices
+from fedmr.utils.errors import DataError
+from fedmr.utils.files import write_atomically
 from phantoms import phantom
 
 SPACING = np.diag([0.8, 0.9, 4.0, 1.0])

@@ -4,8 +4,10 @@ import shutil
 import pytest
 import torch
 
-from fedmr.data.datalist import DataError, load_volumes, site_folders
+from fedmr.data.datalist import site_folders
 from fedmr.data.pool import pool
+from fedmr.tasks.patches import load_volumes
+from fedmr.utils.errors import DataError
 from phantoms import write_site
 
 SITES = ("site-1", "site-2", "site-10")

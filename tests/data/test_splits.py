@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedmr.data.images import DataError
 from fedmr.data.splits import SPLITS, assign, parse_fractions, read_split_file
+from fedmr.utils.errors import DataError
 
 SHARES = (0.7, 0.1, 0.2)
 patients = st.sets(st.text(min_size=1), min_size=3, max_size=30)

@@ -14,8 +14,8 @@ from federation import federate
 from fedmr.checkpoints.model_file import load_model
 from fedmr.flare.learner import PERSONAL_FILE
 from fedmr.reports.cross_site import is_cross_site, read_matrix
-from fedmr.reports.table import read_events, read_figures, read_rounds
 from fedmr.runs.facts import read_log
+from fedmr.runs.run import read_events, read_figures, read_rounds
 from simulator import ROUNDS, SITES, render_tiny_job, simulate
 
 pytestmark = pytest.mark.e2e

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from federation import federate
 from fedmr.federation.render import read_task
 from fedmr.nets import build
-from fedmr.reports.table import RunError, best_round, read_figures, read_rounds
+from fedmr.runs.run import RunError, best_round, read_figures, read_rounds
 from fedmr.tasks.config import Task
 from fedmr.training.standalone import evaluate_sites, train_pooled
 from phantoms import write_site

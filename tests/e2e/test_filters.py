@@ -14,7 +14,7 @@ from fedmr.federation.render import CLIENT_CONFIG, read_task
 from fedmr.flare.filters import LOCAL_RECORD
 from fedmr.nets import build
 from fedmr.privacy.accountant import BUDGET_FILE, gaussian_epsilon
-from fedmr.reports.table import read_figures
+from fedmr.runs.run import read_figures
 from fedmr.tasks.config import Task
 from poc import Consortium, consortium
 from simulator import ROOT, ROUNDS, SITES, render_tiny_job

@@ -16,11 +16,12 @@ from nvflare.app_common.executors.learner_executor import LearnerExecutor
 from pyhocon import ConfigFactory
 
 from fedmr.aggregation.guard import read_rejections
-from fedmr.data.datalist import DATA_ROOT_VARIABLE, load_volumes
+from fedmr.data.datalist import DATA_ROOT_VARIABLE
 from fedmr.federation.render import CLIENT_CONFIG, read_task
 from fedmr.flare.guard import ServerGuard
 from fedmr.nets import build
 from fedmr.tasks.config import Task
+from fedmr.tasks.patches import load_volumes
 from fedmr.training.trainer import evaluate
 from hostile import ATTACKS, HostileLearner
 from server import Server

@@ -13,7 +13,7 @@ import torch
 from fedmr.checkpoints.model_file import load_model
 from fedmr.federation.processes import processes
 from fedmr.federation.resume import resumed_job
-from fedmr.reports.table import read_figures
+from fedmr.runs.run import read_figures
 from poc import Consortium, consortium
 from simulator import ROUNDS, SITES, render_tiny_job
 

@@ -6,8 +6,8 @@ import pytest
 
 from browser import CHROMIUM, browser
 from fedmr.reports.html import write_html
-from fedmr.reports.table import read_events, read_figures
 from fedmr.runs.facts import read_log, read_step_times, read_traffic
+from fedmr.runs.run import read_events, read_figures
 from phantoms import write_site
 from simulator import ROUNDS, SITES, simulate
 

@@ -22,7 +22,7 @@ from fedmr.federation.kits import ConsortiumError, Kits, environment, fill_kit, 
 from fedmr.federation.processes import processes, start, stop
 from fedmr.federation.resume import find_run, resumed_job
 from fedmr.federation.session import COMPLETED, INTERRUPTED, Admin
-from fedmr.reports.table import read_figures
+from fedmr.runs.run import read_figures
 from simulator import ROOT, SITES, render_tiny_job
 
 pytestmark = pytest.mark.e2e

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dicom_files import Series, write_classic
-from fedmr.reports.table import RunError, read_figures
+from fedmr.runs.run import RunError, read_figures
 from phantoms import phantom
 from simulator import simulate
 

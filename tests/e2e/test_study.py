@@ -11,7 +11,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from fedmr.reports.table import read_figures
+from fedmr.runs.run import read_figures
 from simulator import ROOT
 
 pytestmark = pytest.mark.e2e

@@ -9,9 +9,10 @@ import psutil
 import pytest
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from fedmr.data.datalist import DATA_ROOT_VARIABLE, PatchSampler, load_volumes
+from fedmr.data.datalist import DATA_ROOT_VARIABLE
 from fedmr.flare.dry_run import STEPS, dry_run, take_steps
 from fedmr.nets import build
+from fedmr.tasks.patches import PatchSampler, load_volumes
 from fedmr.training.trainer import evaluate
 
 

@@ -34,7 +34,8 @@ from fedmr.flare.filters import (
     StrictSVTPrivacy,
 )
 from fedmr.privacy.accountant import BUDGET_FILE, Budget, BudgetError, gaussian_epsilon
-from fedmr.privacy.mechanism import UnsafeError, compare, to_vector
+from fedmr.privacy.mechanism import compare, to_vector
+from fedmr.utils.errors import UnsafeError
 
 ROOT = Path(__file__).parents[2]
 common_decomposers.register()  # as FLARE's client process does

@@ -22,10 +22,10 @@ from fedmr.flare.learner import STATE_FILE
 from fedmr.flare.messages import latents_message, unpack, with_latents
 from fedmr.nets import build
 from fedmr.privacy.accountant import BUDGET_FILE, gaussian_epsilon
-from fedmr.privacy.mechanism import UnsafeError
-from fedmr.reports.table import read_figures, read_rounds
+from fedmr.runs.run import read_figures, read_rounds
 from fedmr.tasks.reconstruction import SliceSampler, load_volumes
 from fedmr.training.target_latents import LATENTS, site_latents
+from fedmr.utils.errors import UnsafeError
 from phantoms import write_site
 from simulator import render_tiny_job
 

@@ -21,8 +21,8 @@ import he_context
 from fedmr.aggregation.guard import read_rejections
 from fedmr.flare.guard import ServerGuard, SiteGuard
 from fedmr.flare.he import PackedAggregator, PackedDecryptor, PackedEncryptor, PackedPersistor
-from fedmr.privacy.mechanism import UnsafeError
 from fedmr.privacy.packing import CIPHERTEXTS, HEADER, Packing
+from fedmr.utils.errors import UnsafeError
 from server import Server
 
 LIMITS = {"learning_rate": 1e-2}

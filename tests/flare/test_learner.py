@@ -17,8 +17,8 @@ from nvflare.apis.signal import Signal
 from nvflare.apis.workspace import Workspace
 from nvflare.app_common.app_constant import AppConstants, ValidateType
 from nvflare.app_opt.tracking.tb.tb_writer import TBWriter
-from test_dp_settings import SETTINGS
 
+from dp_settings_example import SETTINGS
 from fedmr.data.datalist import DATA_ROOT_VARIABLE
 from fedmr.flare.learner import STATE_FILE, SuperResolutionLearner, _threads_per_site
 from fedmr.nets import build

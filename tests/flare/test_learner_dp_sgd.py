@@ -10,7 +10,7 @@ from opacus.accountants import RDPAccountant
 from federation import federate
 from fedmr.flare.learner import STATE_FILE
 from fedmr.privacy.accountant import BUDGET_FILE
-from fedmr.reports.table import read_figures, read_rounds
+from fedmr.runs.run import read_figures, read_rounds
 from simulator import render_tiny_job
 
 pytestmark = pytest.mark.e2e  # whole federations, in one process

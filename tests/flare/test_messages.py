@@ -20,7 +20,7 @@ from fedmr.flare.learner import PERSONAL_FILE, STATE_FILE
 from fedmr.flare.messages import first_task, pack, unpack
 from fedmr.nets import build
 from fedmr.reports.cross_site import read_matrix
-from fedmr.reports.table import read_figures, read_rounds
+from fedmr.runs.run import read_figures, read_rounds
 from fedmr.training.standalone import train_pooled
 from simulator import render_tiny_job
 

@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_reconstruction import change_datalist, write_kspace_site
 
 from federation import federate
 from fedmr.checkpoints.model_file import load_model
 from fedmr.flare.learner import STATE_FILE
 from fedmr.reports.error_maps import draw_errors
 from fedmr.reports.html import write_html
-from fedmr.reports.table import labels_of, read_figures, read_run_task, table
+from fedmr.reports.table import labels_of, table
+from fedmr.runs.run import read_figures, read_run_task
+from kspace_site import change_datalist, write_kspace_site
 from phantoms import write_site
 from simulator import SITES, render_tiny_job
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from federation import federate
-from fedmr.reports.table import read_figures
+from fedmr.runs.run import read_figures
 from fedmr.study.evaluation import evaluate_cell, write_latents
 from fedmr.study.grid import read_study
 from fedmr.study.runner import _render

@@ -13,10 +13,11 @@ import psutil
 import pytest
 from rich.console import Console
 
-from fedmr.data.datalist import DATA_ROOT_VARIABLE, DataError, read_datalist
+from fedmr.data.datalist import DATA_ROOT_VARIABLE, read_datalist
 from fedmr.flare.dry_run import take_steps
 from fedmr.hospital.preflight import EXIT_CODES, MACHINE, Check, machine, preflight, table, verdict, worst
 from fedmr.hospital.preflight.site import read_site
+from fedmr.utils.errors import DataError
 from phantoms import phantom, write_site
 
 SITE = "site-1"

@@ -15,9 +15,11 @@ import torch
 
 import dicom_files
 import fastmri_files
-from fedmr.data.datalist import load_volumes, read_datalist, read_volume
-from fedmr.data.images import DataError
+from fedmr.data.datalist import read_datalist
+from fedmr.data.volumes import read_volume
 from fedmr.hospital.prepare import Options, hospitals, prepare
+from fedmr.tasks.patches import load_volumes
+from fedmr.utils.errors import DataError
 from hospital_files import ONE, write, write_patients
 from phantoms import phantom
 
@@ -100,7 +102,7 @@ def test_an_interrupted_run_goes_on_and_ends_in_the_same_files(source, tmp_path)
     program = """
 import os, signal, sys
 from pathlib import Path
-from fedmr.prepare import Options, prepare
+from fedmr.hospital.prepare import Options, prepare
 def stop(done, total):
     if done == 3:
         os.kill(os.getpid(), signal.SIGKILL)

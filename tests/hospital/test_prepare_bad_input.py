@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedmr.data.datalist import read_volume
+from fedmr.data.volumes import read_volume
 from fedmr.hospital.prepare import prepare
 from hospital_files import AFFINE, ONE, write, write_patients
 from phantoms import phantom

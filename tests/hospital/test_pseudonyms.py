@@ -2,8 +2,8 @@ import stat
 
 import pytest
 
-from fedmr.data.images import DataError
 from fedmr.hospital.pseudonyms import PrivateFolder
+from fedmr.utils.errors import DataError
 
 
 def test_a_pseudonym_is_the_same_for_the_same_key_only(tmp_path):

@@ -13,12 +13,13 @@ import torch
 
 from dicom_files import Series, no_image, save, write_classic
 from fedmr.checkpoints.model_file import CARD_KEY, save_model
-from fedmr.data.images import DataError, read_nifti
+from fedmr.data.images import read_nifti
 from fedmr.federation.render import read_task
 from fedmr.inference.infer import infer
 from fedmr.inference.super_resolver import Options
 from fedmr.nets import build
 from fedmr.tasks.config import Task
+from fedmr.utils.errors import DataError
 from landmarks import model
 from phantoms import phantom
 

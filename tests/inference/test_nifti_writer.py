@@ -2,9 +2,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from fedmr.data.images import DataError, read_nifti
+from fedmr.data.images import read_nifti
 from fedmr.inference.nifti_writer import super_resolve_nifti
 from fedmr.inference.super_resolver import Options, SuperResolver
+from fedmr.utils.errors import DataError
 from landmarks import AFFINES, GRIDS, TURN, blob, model, place
 from phantoms import phantom
 

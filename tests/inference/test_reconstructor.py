@@ -11,13 +11,13 @@ from fedmr.checkpoints.card import describe, make_card
 from fedmr.checkpoints.export import ExportError, export
 from fedmr.checkpoints.model_file import Model, load_model, save_model
 from fedmr.cli.main import app
-from fedmr.data.images import DataError
 from fedmr.inference.infer import infer
 from fedmr.inference.super_resolver import Options
 from fedmr.nets import build
 from fedmr.physics.coils import zero_filled
 from fedmr.physics.degradation import fft2c
 from fedmr.tasks.config import ReconstructionTask
+from fedmr.utils.errors import DataError
 from landmarks import model as super_resolution_model
 from phantoms import phantom
 

@@ -3,12 +3,14 @@ import numpy as np
 import pytest
 import torch
 
-from fedmr.data.datalist import load_volumes, read_volume
-from fedmr.data.images import DataError, Image, canonical
+from fedmr.data.images import Image, canonical
+from fedmr.data.volumes import read_volume
 from fedmr.inference.super_resolver import PLANES, Options, SuperResolver, impose
 from fedmr.metrics import psnr
 from fedmr.physics.degradation import degrade, truncate
+from fedmr.tasks.patches import load_volumes
 from fedmr.training.trainer import evaluate
+from fedmr.utils.errors import DataError
 from landmarks import AFFINES, GRIDS, ORIENTATIONS, blob, model, place
 from phantoms import phantom
 

@@ -13,16 +13,16 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 
 from fedmr.privacy.mechanism import (
-    UnsafeError,
     clip,
     compare,
     from_vector,
     gaussian_mechanism,
     public_metrics,
-    require,
     system_normal,
     to_vector,
 )
+from fedmr.utils.errors import UnsafeError
+from fedmr.utils.validation import require
 
 ONCE_IN_1E9 = 6.2  # two-sided normal quantile
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 import he_context
 from fedmr.privacy.bfv import MOST_TERMS, PLAIN_MODULUS, Key
-from fedmr.privacy.mechanism import UnsafeError
 from fedmr.privacy.packing import CIPHERTEXTS, Encrypted, Packing, Sum, decrypt, encrypt, layout_of, pack, unpack
+from fedmr.utils.errors import UnsafeError
 
 TWO = Packing(clip=2, resolution=1e-3, max_sites=4, max_steps=256)
 FOUR = Packing(clip=0.5, resolution=0.02, max_sites=2, max_steps=16)

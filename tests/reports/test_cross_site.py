@@ -7,7 +7,7 @@ from PIL import Image
 from rich.console import Console
 
 from fedmr.reports.cross_site import draw, is_cross_site, read_matrix, show, table
-from fedmr.reports.table import RunError
+from fedmr.runs.run import RunError
 
 SITES = ("site-1", "site-2", "site-10")
 PSNR = {  # model: figures on the sites in their order

@@ -12,8 +12,8 @@ from torch.utils.tensorboard import SummaryWriter
 from browser import CHROMIUM, browser
 from fedmr.reports.html import _duration, _size, write_html
 from fedmr.reports.html.charts import chart
-from fedmr.reports.table import FINAL_MODEL, RunError, read_figures
 from fedmr.runs.facts import read_log, read_traffic
+from fedmr.runs.run import FINAL_MODEL, RunError, read_figures
 from runs import CONFIGS, HOSTILE, LOG, SITES, TIMES, metrics, write_run
 
 

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image as Picture
 from rich.console import Console
 
-from fedmr.data.datalist import DataError, read_datalist
+from fedmr.data.datalist import read_datalist
 from fedmr.data.images import Image
 from fedmr.reports.statistics import (
     ARTEFACT,
@@ -28,7 +28,8 @@ from fedmr.reports.statistics import (
     show,
     volume_features,
 )
-from fedmr.reports.table import RunError
+from fedmr.runs.run import RunError
+from fedmr.utils.errors import DataError
 from phantoms import phantom
 
 JOB = Path(__file__).parents[2] / "jobs" / "federated_stats"

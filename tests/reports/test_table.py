@@ -9,19 +9,11 @@ from PIL import Image
 from rich.console import Console
 
 from fedmr.aggregation.guard import REJECTIONS
-from fedmr.data.datalist import load_volumes
 from fedmr.nets import build
-from fedmr.reports.table import (
-    FINAL_MODEL,
-    RunError,
-    best_round,
-    comparison_image,
-    draw,
-    read_figures,
-    read_rounds,
-    summarise,
-    table,
-)
+from fedmr.reports.pictures import comparison_image, draw
+from fedmr.reports.table import table
+from fedmr.runs.run import FINAL_MODEL, RunError, best_round, read_figures, read_rounds, summarise
+from fedmr.tasks.patches import load_volumes
 
 SITES = ("site-1", "site-2")
 

@@ -9,8 +9,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from fedmr.aggregation.guard import REJECTIONS
 from fedmr.privacy.mechanism import LOCAL_RECORD
-from fedmr.reports.table import read_events
 from fedmr.runs.protection import distances, epsilons, protection_tables
+from fedmr.runs.run import read_events
 
 SITES = ("site-1", "site-2")
 

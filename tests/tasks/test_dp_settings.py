@@ -3,18 +3,10 @@ import math
 
 import pytest
 
+from dp_settings_example import SETTINGS
 from fedmr.tasks.config import ReconstructionTask, Task
 from fedmr.tasks.dp_settings import DpSgd
 
-SETTINGS = {
-    "unit": "slice",
-    "units_per_step": 4,
-    "patches_per_unit": 2,
-    "max_grad_norm": 0.1,
-    "noise_multiplier": 1.0,
-    "delta": 1e-5,
-    "max_epsilon": 50.0,
-}
 NETWORK = {"name": "mscan", "scale": 2}
 
 

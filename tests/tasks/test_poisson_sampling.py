@@ -4,11 +4,12 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from test_dp_settings import SETTINGS
 
-from fedmr.data.datalist import DataError, PatchSampler, Volume
+from dp_settings_example import SETTINGS
+from fedmr.tasks.patches import PatchSampler, Volume
 from fedmr.tasks.poisson_sampling import UnitSampler
 from fedmr.tasks.registry import make_sampler
+from fedmr.utils.errors import DataError
 
 PATIENTS = {"a": 2, "b": 1, "c": 3}  # scans of each, of 5 slices
 

@@ -7,11 +7,12 @@ import pytest
 import torch
 from rich.console import Console
 
-from fedmr.data.datalist import PatchSampler, load_volumes
 from fedmr.losses import WeightedSum
 from fedmr.nets import build
-from fedmr.reports.table import METHODS, personal_table, summarise
+from fedmr.reports.table import personal_table
+from fedmr.runs.run import METHODS, summarise
 from fedmr.tasks.config import ALGORITHMS, Task
+from fedmr.tasks.patches import PatchSampler, load_volumes
 from fedmr.training.algorithms import Ditto, FedProx, Scaffold, make_trainer
 from fedmr.training.trainer import Trainer, fit
 

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from opacus.accountants import RDPAccountant
 from opacus.grad_sample import GradSampleModule
-from test_dp_settings import SETTINGS
 from torch import nn
 
+from dp_settings_example import SETTINGS
 from fedmr.losses import WeightedSum
 from fedmr.nets import NETWORKS, build
 from fedmr.privacy.accountant import BudgetError

@@ -6,7 +6,6 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
-from test_reconstruction import make_task
 
 from fedmr.nets import build
 from fedmr.tasks.config import Task
@@ -15,6 +14,7 @@ from fedmr.training.algorithms import make_trainer
 from fedmr.training.flmrcm import CrossSiteModelling, DomainIdentifier
 from fedmr.training.target_latents import LATENTS
 from fedmr.training.trainer import Trainer, fit
+from kspace_site import make_task
 from phantoms import write_site
 
 WIDTH = 2 * 2**2 * 4  # of the network of `make_task`

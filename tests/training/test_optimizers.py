@@ -12,7 +12,7 @@ OF_TORCH = {"adam": torch.optim.Adam, "rmsprop": torch.optim.RMSprop}
 TRAIN = """
 import sys
 from fedmr.nets import build
-from fedmr.optimizers import OPTIMIZERS
+from fedmr.training.optimizers import OPTIMIZERS
 import torch
 for make in OPTIMIZERS.values():
     net = build("mscan", channels=4, blocks=1)

@@ -5,12 +5,13 @@ import torch
 
 from fedmr.checkpoints.card import make_card
 from fedmr.checkpoints.model_file import Model, load_model, save_model
-from fedmr.data.datalist import DataError, load_volumes
 from fedmr.metrics import psnr
 from fedmr.nets import build
+from fedmr.tasks.patches import load_volumes
 from fedmr.tasks.super_resolution import super_resolve
 from fedmr.training.standalone import comparison_images, evaluate_sites, train_pooled
 from fedmr.training.trainer import evaluate
+from fedmr.utils.errors import DataError
 from phantoms import write_site
 from simulator import render_tiny_job
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_reconstruction import make_task
 
 from fedmr.nets import build
-from fedmr.privacy.mechanism import UnsafeError
 from fedmr.tasks.flmrcm_settings import Mrcm
 from fedmr.tasks.reconstruction import SliceSampler, load_volumes
 from fedmr.training.target_latents import LATENTS, check_latents, latent_width, protect, site_latents
+from fedmr.utils.errors import UnsafeError
+from kspace_site import make_task
 from phantoms import write_site
 
 NET = build("unet", channels=2, pools=2)

@@ -4,11 +4,11 @@ from itertools import pairwise
 import pytest
 import torch
 
-from fedmr.data.datalist import PatchSampler, load_volumes
 from fedmr.losses import WeightedSum
 from fedmr.metrics import psnr
 from fedmr.nets import build
 from fedmr.physics.degradation import interpolate, zero_filled_acquisition
+from fedmr.tasks.patches import PatchSampler, load_volumes
 from fedmr.tasks.super_resolution import baselines, super_resolve
 from fedmr.training.trainer import Hook, Trainer, evaluate, fit
 

@@ -17,7 +17,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from fedmr.privacy.mechanism import refuse_unknown
+from fedmr.utils.validation import refuse_unknown
 
 REJECTIONS = "guard.jsonl"  # in the server's run folder
 

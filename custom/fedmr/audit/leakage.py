@@ -1,7 +1,7 @@
 """Leakage audit: what attackers on the server's side can rebuild from what a site sends, with and without protection.
 
 The site is real: its patches, its optimiser, its clipping. Of the update of a site that the server sees, attacks of
-`fedmr.audit.inversion` recover the low-resolution patch, the network's input. Where the attacker has a number to choose, the
+`audit.inversion` recover the low-resolution patch, the network's input. Where the attacker has a number to choose, the
 strength of its smoothing, the audit takes the one that comes nearest to the private patch: a bound on what this attack
 can do, not on what attacks can do.
 """
@@ -18,16 +18,15 @@ from torch import Tensor, nn
 from fedmr.audit import inversion
 from fedmr.audit.inversion import LinearAttack, crafted_weights, gradient_from_adam, to_flat
 from fedmr.audit.membership import membership
-from fedmr.data.datalist import PatchSampler, Volume, load_volumes
 from fedmr.federation.render import read_task
 from fedmr.metrics import psnr, ssim
 from fedmr.nets import build
 from fedmr.nets.mscan import MSCAN
-from fedmr.privacy.mechanism import Vector
+from fedmr.privacy.mechanism import Protection
 from fedmr.tasks.config import SuperResolutionTask, Task
+from fedmr.tasks.patches import PatchSampler, Volume, load_volumes
 from fedmr.training.trainer import Trainer, fit
 
-Protection = Callable[[Vector, int], Vector]  # an update and its number of steps to what is sent
 Progress = Callable[[str, int, int], None]
 
 RECOGNISABLE_PSNR, RECOGNISABLE_SSIM = 20.0, 0.5

@@ -11,9 +11,9 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
-from fedmr.data.datalist import PatchSampler, Volume
 from fedmr.physics.degradation import interpolate
 from fedmr.tasks.config import SuperResolutionTask
+from fedmr.tasks.patches import PatchSampler, Volume
 
 
 def auc(members: Tensor, others: Tensor) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 from fedmr import __version__
 from fedmr.data.readers import contrast_of
 from fedmr.nets import title
-from fedmr.reports.table import METHODS, read_figures, read_rounds
+from fedmr.runs.run import METHODS, read_figures, read_rounds
 from fedmr.tasks.config import ReconstructionTask, SuperResolutionTask, Task
 from fedmr.tasks.registry import Volume
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from fedmr.checkpoints.model_file import Model, load_model, save_model
 from fedmr.checkpoints.monai_bundle import is_bundle, write_bundle
-from fedmr.data.images import write_atomically
 from fedmr.tasks.config import SuperResolutionTask
+from fedmr.utils.files import write_atomically
 
 # What the file's name ends with where the user names none.
 ENDINGS = {"pt": ".pt", "torchscript": ".ts", "onnx": ".onnx", "bundle": "_bundle"}

@@ -10,11 +10,11 @@ from torch import nn
 
 from fedmr.checkpoints.card import Card, card_of_run, make_card, task_of
 from fedmr.checkpoints.decrypt import decrypt, encryption_of
-from fedmr.data.images import write_atomically
 from fedmr.federation.render import read_task
 from fedmr.nets import build
-from fedmr.reports.table import find_run
+from fedmr.runs.run import find_run
 from fedmr.tasks.config import Task
+from fedmr.utils.files import write_atomically
 
 CARD_KEY = "fedmr_card"
 

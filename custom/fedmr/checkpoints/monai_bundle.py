@@ -13,7 +13,7 @@ from typing import Any
 from fedmr import __version__
 from fedmr.checkpoints.card import INTENDED_USE, Card, describe
 from fedmr.checkpoints.model_file import Model, save_model
-from fedmr.reports.table import METHODS
+from fedmr.runs.run import METHODS
 
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 _README = """# MR super-resolution x{scale}

@@ -112,10 +112,10 @@ def audit(
     """Attack a site's updates: which patches a server could rebuild from them, and behind which filter no longer."""
     from fedmr.audit.leakage import audit as attack
     from fedmr.audit.leakage import super_resolution_task
-    from fedmr.audit.protections import protections
     from fedmr.audit.report import membership_line, table, write
     from fedmr.checkpoints.model_file import load_model
     from fedmr.data.datalist import site_folders
+    from fedmr.flare.protections import protections
     from fedmr.nets import build
 
     task = super_resolution_task(job)

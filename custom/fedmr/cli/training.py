@@ -77,9 +77,11 @@ def report(
     """
     from fedmr.reports import cross_site
     from fedmr.reports.html import write_html
+    from fedmr.reports.pictures import read_images
     from fedmr.reports.statistics import is_statistics, show
-    from fedmr.reports.table import best_round, personal_table, read_figures, read_images, read_rounds, read_run_task
+    from fedmr.reports.table import personal_table
     from fedmr.runs.protection import protection_tables
+    from fedmr.runs.run import best_round, read_figures, read_rounds, read_run_task
     from fedmr.study.report import is_study, write_report
 
     if is_study(run):
@@ -159,7 +161,8 @@ def _show(figures: dict[str, Any], title: str, json_file: Path | None, task: "Ta
 def _draw(images: dict[str, Any], figures: dict[str, Any], picture: Path, task: "Task | None") -> None:
     """Write the comparison picture that fits the kind of task."""
     from fedmr.reports.error_maps import draw_errors
-    from fedmr.reports.table import draw, labels_of
+    from fedmr.reports.pictures import draw
+    from fedmr.reports.table import labels_of
     from fedmr.tasks.config import ReconstructionTask
 
     if isinstance(task, ReconstructionTask):

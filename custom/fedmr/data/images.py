@@ -1,11 +1,9 @@
 """One scan as voxels with a geometry: read from NIfTI, checked, turned, written. Needs neither torch nor FLARE."""
 
-import os
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -17,14 +15,13 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
+from fedmr.utils.errors import DataError
+from fedmr.utils.files import write_atomically
+
 MIN_SIDE = 16
 _SHEAR = 1e-3  # largest cosine between two voxel axes that is still rounding
 _NEGATIVE = 0.01  # share of the signal that may be negative: resampling makes a little
 _HALF_INT16 = 2**14
-
-
-class DataError(ValueError):
-    """A site's data cannot be used; the message names the file and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -206,15 +203,3 @@ def save_nifti(image: Image, path: Path) -> None:
     clean = nib.Nifti1Image(voxels.astype(np.int16 if fits else np.float32, copy=False), image.affine)
     clean.header.set_xyzt_units("mm")
     write_atomically(path, clean.to_stream)
-
-
-def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file under a passing name and rename it, so that its name never stands for half a file."""
-    passing = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with passing.open("wb") as handle:
-            write(handle)
-        passing.replace(path)
-    except BaseException:
-        passing.unlink(missing_ok=True)
-        raise

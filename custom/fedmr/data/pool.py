@@ -5,7 +5,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedmr.data.datalist import DataError, read_datalist, site_folders
+from fedmr.data.datalist import read_datalist, site_folders
+from fedmr.utils.errors import DataError
 
 
 def pool(data: Path, out: Path, *, site: str = "pooled", sites: Sequence[str] = ()) -> Path:

@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from fedmr.data.images import DataError
+from fedmr.utils.errors import DataError
 
 SPLITS = ("train", "val", "test")
 _COLUMNS = ("patient", "split")

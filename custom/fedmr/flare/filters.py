@@ -24,7 +24,9 @@ from nvflare.app_common.filters.svt_privacy import SVTPrivacy
 from fedmr.privacy import mechanism as privacy
 from fedmr.privacy.accountant import BUDGET_FILE, Budget
 from fedmr.privacy.mechanism import LOCAL_RECORD as LOCAL_RECORD
-from fedmr.privacy.mechanism import UnsafeError, Vector, require
+from fedmr.privacy.mechanism import Vector
+from fedmr.utils.errors import UnsafeError
+from fedmr.utils.validation import require
 
 
 class StrictFilter(DXOFilter):

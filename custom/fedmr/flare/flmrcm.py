@@ -15,9 +15,9 @@ from nvflare.app_common.executors.learner_executor import LearnerExecutor
 from nvflare.app_common.workflows.scatter_and_gather import ScatterAndGather
 
 from fedmr.flare.messages import LATENTS_TASK, OUTSIDE, latents_message, unpack, with_latents
-from fedmr.privacy.mechanism import UnsafeError
 from fedmr.tasks.flmrcm_settings import Mrcm
 from fedmr.training.target_latents import LATENTS, Latents, check_latents, latent_width
+from fedmr.utils.errors import UnsafeError
 
 
 class CrossSiteScatterAndGather(ScatterAndGather):

@@ -21,13 +21,13 @@ from nvflare.app_common.tracking.log_writer import LogWriter
 
 from fedmr.checkpoints.card import make_card
 from fedmr.checkpoints.model_file import Model, save_model
-from fedmr.data.datalist import DataError, read_datalist
+from fedmr.data.datalist import read_datalist
 from fedmr.flare.messages import latents_message, pack, unpack
 from fedmr.flare.sites import site_folder
 from fedmr.privacy.accountant import BUDGET_FILE, Budget, BudgetError
-from fedmr.privacy.mechanism import LOCAL_RECORD, UnsafeError
+from fedmr.privacy.mechanism import LOCAL_RECORD
 from fedmr.reports.cross_site import OF_SERVER
-from fedmr.reports.table import comparison_image
+from fedmr.reports.pictures import comparison_image
 from fedmr.tasks.config import Task
 from fedmr.tasks.flmrcm_settings import Mrcm
 from fedmr.tasks.registry import load_volumes, make_sampler
@@ -35,6 +35,7 @@ from fedmr.training.algorithms import make_trainer
 from fedmr.training.dp_sgd import PrivateTrainer
 from fedmr.training.target_latents import protect, site_latents
 from fedmr.training.trainer import Progress, Trainer, evaluate
+from fedmr.utils.errors import DataError, UnsafeError
 
 STATE_FILE = "fedmr_site_state.pt"
 EARLIER_STATE_FILE = "fedmr_site_state_earlier.pt"

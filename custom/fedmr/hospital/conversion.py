@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from fedmr.data.images import DataError, Image, canonical, check, save_nifti, write_atomically
+from fedmr.data.images import Image, canonical, check, save_nifti
 from fedmr.data.readers import Scan
 from fedmr.data.readers.folder import VOLUMES, read_scan
 from fedmr.hospital.pseudonyms import PrivateFolder
+from fedmr.utils.errors import DataError
+from fedmr.utils.files import write_atomically
 
 Record = dict[str, Any]
 

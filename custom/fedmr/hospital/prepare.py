@@ -11,12 +11,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fedmr.data.images import DataError, write_atomically
 from fedmr.data.readers import Found, Scan
 from fedmr.data.readers.folder import DATALIST, PRIVATE, VOLUMES, find_scans
 from fedmr.data.splits import assign, parse_fractions, read_split_file
 from fedmr.hospital.conversion import Record, convert, label
 from fedmr.hospital.pseudonyms import PrivateFolder
+from fedmr.utils.errors import DataError
+from fedmr.utils.files import write_atomically
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from fedmr.data.images import DataError, write_atomically
+from fedmr.utils.errors import DataError
+from fedmr.utils.files import write_atomically
 
 
 class PrivateFolder:

@@ -19,12 +19,13 @@ from pydicom.uid import generate_uid
 from torch import nn
 
 from fedmr import __version__
-from fedmr.data.images import DataError, Image, check
+from fedmr.data.images import Image, check
 from fedmr.data.readers import Scan, dicom
 from fedmr.data.readers.dicom_stack import Frame, frames_of, in_order, quiet
 from fedmr.hospital.conversion import label
 from fedmr.inference.dicom_header import Derivation, Series, Slice, derived_object, is_enhanced
 from fedmr.inference.super_resolver import PLANES, SuperResolver
+from fedmr.utils.errors import DataError
 
 _TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM's patient axes point left, posterior, superior
 _LEVELS = np.iinfo(np.uint16).max

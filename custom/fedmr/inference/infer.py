@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedmr.checkpoints.model_file import load_model
-from fedmr.data.images import DataError
 from fedmr.data.readers import Scan
 from fedmr.data.readers.folder import FORMATS, find_scans
 from fedmr.data.readers.nifti import SUFFIXES, is_nifti
@@ -17,6 +16,7 @@ from fedmr.inference.reconstructor import Reconstructor, reconstruct_file
 from fedmr.inference.super_resolver import Options, SuperResolver
 from fedmr.inference.tiling import TileError
 from fedmr.tasks.config import ReconstructionTask
+from fedmr.utils.errors import DataError
 
 Progress = Callable[[str, int, int], None]
 

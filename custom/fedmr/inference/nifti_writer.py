@@ -12,8 +12,10 @@ from nibabel.volumeutils import native_code
 from numpy.typing import NDArray
 
 from fedmr import __version__
-from fedmr.data.images import DataError, Image, check, read_nifti, write_atomically
+from fedmr.data.images import Image, check, read_nifti
 from fedmr.inference.super_resolver import SuperResolver, check_memory
+from fedmr.utils.errors import DataError
+from fedmr.utils.files import write_atomically
 
 _ALIGNED = 2  # NIfTI: coordinates of another image, here of the input, whose own are not stated
 

@@ -11,12 +11,14 @@ from torch import Tensor
 
 from fedmr import __version__
 from fedmr.checkpoints.model_file import Model
-from fedmr.data.images import DataError, Image, check, write_atomically
+from fedmr.data.images import Image, check
 from fedmr.data.readers import Scan, fastmri
 from fedmr.inference.nifti_writer import write_nifti
 from fedmr.inference.super_resolver import Options, check_memory
 from fedmr.physics.coils import KspaceNetwork
 from fedmr.tasks.config import ReconstructionTask
+from fedmr.utils.errors import DataError
+from fedmr.utils.files import write_atomically
 
 _BATCH_PIXELS = 2**18  # of k-space, over all coils, per forward pass
 _WHOLE = 0.75  # share of a column that must be measured: partial Fourier and elliptical corners leave some out

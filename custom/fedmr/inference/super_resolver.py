@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedmr.checkpoints.model_file import Model
-from fedmr.data.datalist import normalisation
-from fedmr.data.images import DataError, Image, canonical
+from fedmr.data.images import Image, canonical
+from fedmr.data.volumes import normalisation
 from fedmr.inference.tiling import BATCH_PIXELS, SliceNetwork
 from fedmr.physics.degradation import Grid
 from fedmr.tasks.config import SuperResolutionTask
+from fedmr.utils.errors import DataError
 
 # name of a plane to the axis across it, in right-anterior-superior order
 PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}

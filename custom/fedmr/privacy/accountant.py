@@ -13,8 +13,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from fedmr.data.images import write_atomically
-from fedmr.privacy.mechanism import require
+from fedmr.utils.files import write_atomically
+from fedmr.utils.validation import require
 
 BUDGET_FILE = "fedmr_privacy_budget.json"
 # Renyi orders. Opacus' own start at 1.1, too high for large epsilons; these are within 10 % of the exact epsilon

@@ -10,14 +10,17 @@ site's data is 2C. Adding or removing a site, sensitivity C, would say less: the
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedmr.utils.errors import UnsafeError
+
 Vector = NDArray[np.float64]
 Update = dict[str, NDArray[Any]]
+Protection = Callable[[Vector, int], Vector]  # an update and its number of steps to what is sent
 
 LOCAL_RECORD = "fedmr_privacy.jsonl"  # in the site's run folder: how far sent updates are from true ones; stays there
 METRICS = ("psnr", "ssim", "nmse", "psnr_foreground")
@@ -25,32 +28,6 @@ SUBJECTS = ("model", "personal", "zero_filled", "interpolated")
 # more than a float64 norm is off: n * 2^-53 for up to 9 million values
 _ROUNDING = 1e-9
 DIGITS = 4  # significant, of a metric that leaves: 0.01 dB; a float64's 16 could carry a message
-
-
-class UnsafeError(ValueError):
-    """Something would leave the site that must not; nothing is sent."""
-
-
-def require(name: str, value: object, low: float, high: float = math.inf) -> float:
-    """A finite number above `low` and at most `high`.
-
-    Raises:
-        ValueError: naming the value and the range.
-    """
-    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    if not number or not low < float(value) <= high or math.isinf(float(value)):  # type: ignore[arg-type]
-        raise ValueError(f"{name} is {value!r}; it must be a number above {low:g}" + _at_most(high))
-    return float(value)  # type: ignore[arg-type]
-
-
-def refuse_unknown(what: str, values: Mapping[str, Any], known: Sequence[str]) -> None:
-    """Refuse a config with other entries than the known ones.
-
-    Raises:
-        ValueError: naming them.
-    """
-    if unknown := sorted(set(values) - set(known)):
-        raise ValueError(f"{what}: {', '.join(unknown)} is unknown; known are {', '.join(known)}")
 
 
 def to_vector(update: Mapping[str, Any]) -> Vector:
@@ -173,7 +150,3 @@ def _towards_zero(part: Vector, dtype: np.dtype[Any]) -> NDArray[Any]:
         rounded = part.astype(dtype)
     grown = np.abs(rounded) > np.abs(part)
     return np.where(grown, np.nextafter(rounded, dtype.type(0)), rounded)
-
-
-def _at_most(high: float) -> str:
-    return f" and at most {high:g}" if math.isfinite(high) else ""

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from fedmr.privacy import bfv
 from fedmr.privacy.bfv import DEGREE, MOST_TERMS, PLAIN_MODULUS, Key, Slots
-from fedmr.privacy.mechanism import UnsafeError, Vector, refuse_unknown, require
+from fedmr.privacy.mechanism import Vector
+from fedmr.utils.errors import UnsafeError
+from fedmr.utils.validation import refuse_unknown, require
 
 ALGORITHM = "BFV"
 CIPHERTEXTS, HEADER = "ciphertexts", "fedmr_packed"  # keys in messages and model files

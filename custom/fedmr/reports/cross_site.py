@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from fedmr.reports.table import RunError, find_run, participants, read_algorithm
+from fedmr.runs.run import RunError, find_run, participants, read_algorithm
 
 OF_SERVER = "SRV_"  # FLARE's mark on the models that are the server's
 _NAMES = {

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fedmr.reports.table import Figures
+from fedmr.runs.run import Figures
 
 
 def draw_errors(

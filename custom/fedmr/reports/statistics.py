@@ -18,11 +18,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from fedmr.data.datalist import SPLITS, normalisation, read_datalist
+from fedmr.data.datalist import read_datalist
 from fedmr.data.images import Image, check, read_nifti, slices
+from fedmr.data.splits import SPLITS
+from fedmr.data.volumes import normalisation
 from fedmr.federation.render import CLIENT_CONFIG, read_argument
 from fedmr.metrics import FOREGROUND
-from fedmr.reports.table import Figures, RunError, find_run, participants
+from fedmr.runs.run import Figures, RunError, find_run, participants
 
 ARTEFACT = Path("statistics") / "statistics.json"  # where the job writes it within the server's run folder
 BRIGHTEST = 2000  # thousandths; the few voxels above count as this, so that a table of counts holds every volume

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from fedmr.reports.table import find_run
+from fedmr.runs.run import find_run
 from fedmr.utils.hocon import read_hocon
 
 _MEBIBYTE = 2**20  # FLARE's statistics say MB and mean this

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from fedmr.aggregation.guard import read_rejections
 from fedmr.privacy.mechanism import LOCAL_RECORD
-from fedmr.reports.table import find_run, read_events
+from fedmr.runs.run import find_run, read_events
 
 EPSILON = "privacy/epsilon"  # streamed: of a site, and with _slice or _patient behind it, of DP-SGD
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from fedmr.data.images import write_atomically
 from fedmr.study import Study
+from fedmr.utils.files import write_atomically
 
 PLAN = "study.json"
 

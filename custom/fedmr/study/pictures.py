@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmr.reports.table import METHODS, most_detailed_box, read_rounds
+from fedmr.reports.pictures import most_detailed_box
+from fedmr.runs.run import METHODS, read_rounds
 from fedmr.study.results import PANEL, RUN, Row
 
 _COLUMNS = 6  # of panels side by side

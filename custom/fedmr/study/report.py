@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedmr.reports.table import METHODS
+from fedmr.runs.run import METHODS
 from fedmr.study import Arm
 from fedmr.study.alignment import alignment_table, draw_alignment, read_alignments
 from fedmr.study.files import PLAN, StudyError

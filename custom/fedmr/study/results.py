@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fedmr.data.images import write_atomically
 from fedmr.study import Cell
 from fedmr.study.files import StudyError
+from fedmr.utils.files import write_atomically
 
 Row = dict[str, str]
 

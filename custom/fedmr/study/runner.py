@@ -16,8 +16,8 @@ import psutil
 from fedmr.data.datalist import DATA_ROOT_VARIABLE
 from fedmr.data.pool import pool
 from fedmr.federation.render import rendered
-from fedmr.reports.table import RunError, read_figures, read_rounds
 from fedmr.runs.facts import read_log, read_step_times
+from fedmr.runs.run import RunError, read_figures, read_rounds
 from fedmr.study import Cell, Study
 from fedmr.study.evaluation import evaluate_cell, write_latents
 from fedmr.study.files import StudyError, only_one, write_plan

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedmr.reports.table import METHODS
+from fedmr.runs.run import METHODS
 from fedmr.study.results import Row
 from fedmr.study.tables import Spread, difference, markdown, spread, text_of
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
-from fedmr.data.images import write_atomically
 from fedmr.study import Arm, Cell, Study
 from fedmr.study.grid import MIN_ROUNDS
 from fedmr.tasks.config import Task
 from fedmr.tasks.registry import load_volumes, make_sampler
 from fedmr.training.trainer import Trainer
+from fedmr.utils.files import write_atomically
 
 FILE = "timing.json"
 _PASSES, _STEPS = 5, 8

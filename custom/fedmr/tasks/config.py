@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 from fedmr.physics.degradation import GRID_OF, Degradation, Grid
 from fedmr.physics.masks import make_mask
-from fedmr.privacy.mechanism import refuse_unknown
 from fedmr.tasks.dp_settings import DpSgd
 from fedmr.tasks.flmrcm_settings import Mrcm
+from fedmr.utils.validation import refuse_unknown
 
 # What a site does beside plain training, with its parameters; made by `fedmr.training.algorithms.make_trainer`.
 # Those of flmrcm have types and defaults of their own: `fedmr.tasks.flmrcm_settings.Mrcm`.
@@ -136,7 +136,7 @@ class SuperResolutionTask(Task):
         degradation: how LR is made from HR, "truncation" or "bicubic".
         patch_size: side of an LR patch in LR pixels; the HR patch is scale times larger.
         patches_per_slice: patches drawn per training slice and epoch.
-        dp_sgd: the numbers of `fedmr.tasks.dp_settings.DpSgd`, if training is to be differentially private. They then stand
+        dp_sgd: the numbers of `tasks.dp_settings.DpSgd`, if training is to be differentially private. They then stand
             in for `batch_size`, `patches_per_slice` and `clip_norm`.
     """
 
@@ -203,7 +203,7 @@ class ReconstructionTask(Task):
     """Reconstruction of slices from k-space of which columns are missing; its network maps image to image.
 
     Attributes:
-        mask: which columns are measured, arguments of `fedmr.physics.masks.Mask`. A site whose datalist has a `mask` of its own
+        mask: which columns are measured, arguments of `masks.Mask`. A site whose datalist has a `mask` of its own
             takes that, so that scanners that under-sample differently train together.
         size: side to which slices are centrally cropped or padded with zeros for a batch; evaluation is at full size.
         data_consistency: whether measured columns are put back into what the network makes, in evaluation and use.

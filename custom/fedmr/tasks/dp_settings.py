@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from fedmr.privacy.mechanism import require
+from fedmr.utils.validation import require
 
 UNITS = ("slice", "patient")
 

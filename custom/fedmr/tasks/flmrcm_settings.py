@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from fedmr.privacy.mechanism import refuse_unknown, require
+from fedmr.utils.validation import refuse_unknown, require
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedmr.data.datalist import PatchSampler, Volume
 from fedmr.tasks.config import SuperResolutionTask
 from fedmr.tasks.dp_settings import DpSgd
+from fedmr.tasks.patches import PatchSampler, Volume
 
 
 def patch_sampler(

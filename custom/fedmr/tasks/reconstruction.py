@@ -15,14 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedmr.data.datalist import normalisation, read_datalist, read_entries, read_volume
-from fedmr.data.images import DataError, read_nifti
+from fedmr.data.datalist import read_datalist, read_entries
+from fedmr.data.images import read_nifti
 from fedmr.data.splits import SPLITS
+from fedmr.data.volumes import normalisation, read_volume
 from fedmr.metrics import FOREGROUND
 from fedmr.physics.coils import KspaceNetwork, fit, statistics, zero_filled
 from fedmr.physics.degradation import fft2c
 from fedmr.physics.masks import Mask, make_mask, seed_of
 from fedmr.tasks.config import ReconstructionTask
+from fedmr.utils.errors import DataError
 
 _EVALUATION_PIXELS = 2**16  # per forward pass
 _DYNAMIC_RANGE = 1e4  # of k-space in a picture

@@ -8,9 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from fedmr.data import datalist as data
-from fedmr.tasks import poisson_sampling as units
-from fedmr.tasks import reconstruction, super_resolution
+from fedmr.data.splits import SPLITS
+from fedmr.tasks import patches, poisson_sampling, reconstruction, super_resolution
 from fedmr.tasks.config import ReconstructionTask, SuperResolutionTask, Task
 
 
@@ -63,8 +62,8 @@ class Kind:
 
 _KINDS: dict[type[Task], Kind] = {
     SuperResolutionTask: Kind(
-        data.load_volumes,
-        units.patch_sampler,
+        patches.load_volumes,
+        poisson_sampling.patch_sampler,
         super_resolution.restore,
         super_resolution.baselines,
         super_resolution.tiles,
@@ -86,7 +85,7 @@ def kind_of(task: Task) -> Kind:
     return _KINDS[type(task)]
 
 
-def load_volumes(folder: Path, task: Task, splits: tuple[str, ...] = data.SPLITS) -> list[Volume]:
+def load_volumes(folder: Path, task: Task, splits: tuple[str, ...] = SPLITS) -> list[Volume]:
     """A site's volumes, in the order of its datalist.
 
     Raises:

@@ -5,9 +5,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from fedmr.data.datalist import Volume
 from fedmr.physics.degradation import interpolate, zero_filled, zero_filled_acquisition
 from fedmr.tasks.config import SuperResolutionTask
+from fedmr.tasks.patches import Volume
 
 # LR pixels per forward pass. Bounds the memory of evaluation; four times more costs 1.6x the CPU time, because
 # buffers of that size are returned to the system and faulted in again for every layer.

@@ -12,13 +12,16 @@ import torch
 
 from fedmr.checkpoints.card import make_card, summarise_volumes
 from fedmr.checkpoints.model_file import Model, load_model, save_model
-from fedmr.data.datalist import SPLITS, DataError, site_folders
+from fedmr.data.datalist import site_folders
+from fedmr.data.splits import SPLITS
 from fedmr.federation.render import read_num_rounds, read_task
-from fedmr.reports.table import Figures, comparison_image, summarise
+from fedmr.reports.pictures import comparison_image
+from fedmr.runs.run import Figures, summarise
 from fedmr.tasks.config import Task
 from fedmr.tasks.registry import Volume, load_volumes, make_sampler
 from fedmr.training.algorithms import make_trainer
 from fedmr.training.trainer import evaluate
+from fedmr.utils.errors import DataError
 
 
 def train_pooled(

@@ -6,7 +6,7 @@ Who has it and the network, i.e. the server and every source site, can look for 
 tell whether a slice that they hold was among the target's. What bounds that is the number of latents per round, and
 clipping with noise, if the task asks for them.
 
-The noise gives the site the (epsilon, delta) that `fedmr.privacy.mechanism` gives an update: all latents of a round are one
+The noise gives the site the (epsilon, delta) that `privacy.mechanism` gives an update: all latents of a round are one
 release, of norm at most C sqrt(V) for V latents of norm C, and any other data of the site would move it by at most
 twice that. So noise that protects the whole site is large beside one latent.
 """
@@ -23,10 +23,11 @@ from torch import Tensor, nn
 
 from fedmr.nets.unet import LATENT_SIDE, UNet
 from fedmr.physics.masks import seed_of
-from fedmr.privacy.mechanism import UnsafeError, Vector, clip, from_vector, gaussian_mechanism, system_normal
+from fedmr.privacy.mechanism import Vector, clip, from_vector, gaussian_mechanism, system_normal
 from fedmr.tasks.flmrcm_settings import Mrcm
 from fedmr.tasks.reconstruction import SliceSampler
 from fedmr.tasks.registry import Sampler
+from fedmr.utils.errors import UnsafeError
 
 LATENTS = "latents"  # name of the array in messages
 

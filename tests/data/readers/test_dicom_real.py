@@ -16,8 +16,8 @@ from dicom_files import (
     find,
     read,
 )
-from fedmr.data.images import DataError
 from fedmr.data.readers import dicom
+from fedmr.utils.errors import DataError
 
 NIBABEL_FILES = Path(nibabel.__file__).parent / "nicom" / "tests" / "data"
 

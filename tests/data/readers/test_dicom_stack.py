@@ -19,8 +19,8 @@ from dicom_files import (
     save,
     write_classic,
 )
-from fedmr.data.images import DataError
 from fedmr.data.readers import dicom
+from fedmr.utils.errors import DataError
 
 
 def _changed(change, numbers=(2,)):

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastmri_files import header, kspace_of, write
-from fedmr.data.images import DataError, canonical, check
+from fedmr.data.images import canonical, check
 from fedmr.data.readers import fastmri
 from fedmr.physics.degradation import fft2c, ifft2c
+from fedmr.utils.errors import DataError
 
 SAMPLE = Path(__file__).parents[3] / "../shared/data/kspace/brain_8coil_cartesian.npy"
 ATTRIBUTES = {"acquisition": "AXT2", "patient_id": "0beb8905d9b7fad304389b9d4263c57d5b069257bea0fdc8b1a6c13d2b3b8f60"}

@@ -2,8 +2,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from fedmr.data.images import DataError
 from fedmr.data.readers.folder import FORMATS, find_scans
+from fedmr.utils.errors import DataError
 from phantoms import phantom
 
 

@@ -19,9 +19,10 @@ from pydicom.uid import (
     MRImageStorage,
 )
 
-from fedmr.data.images import DataError, Image
+from fedmr.data.images import Image
 from fedmr.data.readers import Found, Scan, contrast_of
 from fedmr.data.readers.dicom_stack import frames_of, in_order, quiet
+from fedmr.utils.errors import DataError
 
 Header = dict[str, str]
 

@@ -19,7 +19,7 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_modality_lut
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from fedmr.data.images import DataError
+from fedmr.utils.errors import DataError
 
 _SAME = 0.01  # mm between two positions that is still rounding
 _EVEN = 0.05  # share of the slice distance by which a slice may be off its place

@@ -15,8 +15,9 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from fedmr.data.images import DataError, Image
+from fedmr.data.images import Image
 from fedmr.data.readers import Found, Scan, contrast_of
+from fedmr.utils.errors import DataError
 
 SUFFIXES = (".h5", ".hdf5")
 _SLICE_THICKNESS = 5.0  # mm where the file states none: more than 1 mm in the plane, so that slices stay slices

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from fedmr.data.images import DataError, Image
+from fedmr.data.images import Image
 from fedmr.data.readers import Found, Scan, nifti
+from fedmr.utils.errors import DataError
 
 DATALIST = "datalist.json"
 PRIVATE = "private"

@@ -4,8 +4,9 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from fedmr.data.images import DataError, Image, read_nifti
+from fedmr.data.images import Image, read_nifti
 from fedmr.data.readers import Found, Scan, contrast_of
+from fedmr.utils.errors import DataError
 
 SUFFIXES = (".nii", ".nii.gz")
 _IXI = re.compile(r"(?P<patient>IXI\d+)-(?P<hospital>[A-Za-z]+)-\d+-(?P<contrast>[A-Za-z0-9]+)(-\d+)?\.nii")

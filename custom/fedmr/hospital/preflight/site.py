@@ -11,10 +11,11 @@ import numpy as np
 from nibabel.affines import obliquity
 from numpy.typing import NDArray
 
-from fedmr.data.images import DataError, canonical, check, read_nifti
+from fedmr.data.images import canonical, check, read_nifti
 from fedmr.data.images import slices as slices_of
 from fedmr.metrics import FOREGROUND
 from fedmr.tasks.config import Task
+from fedmr.utils.errors import DataError
 
 Status = Literal["pass", "warn", "fail"]
 Progress = Callable[[str, int, int], None]

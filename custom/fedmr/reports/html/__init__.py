@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from fedmr.aggregation.guard import read_rejections
 from fedmr.reports.cross_site import Matrix, is_cross_site, read_matrix, trained_alone
 from fedmr.reports.html import sections
-from fedmr.reports.table import (
+from fedmr.runs import facts
+from fedmr.runs.run import (
     METHODS,
     PERSONAL,
     RunError,
@@ -24,7 +25,6 @@ from fedmr.reports.table import (
     read_rounds,
     summarise,
 )
-from fedmr.runs import facts
 
 if TYPE_CHECKING:
     from jinja2 import Template

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmr.reports.table import TILES, most_detailed_box
+from fedmr.reports.pictures import TILES, most_detailed_box
 
 _WHITE = 255  # of the tiles: the 99.9th percentile of the reference slice
 COMPARED = ("zero_filled", "model")

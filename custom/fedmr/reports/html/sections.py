@@ -10,9 +10,10 @@ from fedmr.nets import build, count_parameters, title
 from fedmr.physics.masks import make_mask
 from fedmr.reports.html.charts import MEAN, Chart, chart
 from fedmr.reports.html.panels import make_panels
-from fedmr.reports.table import FINAL_MODEL, best_round, latest_images, read_results
+from fedmr.reports.pictures import latest_images
 from fedmr.runs import facts
 from fedmr.runs.protection import distances, epsilons
+from fedmr.runs.run import FINAL_MODEL, best_round, read_results
 from fedmr.tasks.config import ReconstructionTask, SuperResolutionTask, Task
 from fedmr.tasks.registry import kind_of
 

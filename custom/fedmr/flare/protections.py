@@ -10,10 +10,9 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.app_common.filters.exclude_vars import ExcludeVars
 
-from fedmr.audit.leakage import Protection
 from fedmr.flare.filters import StrictPercentilePrivacy, StrictSVTPrivacy
 from fedmr.privacy import mechanism as privacy
-from fedmr.privacy.mechanism import Vector
+from fedmr.privacy.mechanism import Protection, Vector
 
 PERCENTILE = ((10, 1e-2), (80, 5e-4), (99, 5e-4))  # percentile, gamma
 SVT = ((0.1, 0.1, 1e-5), (0.9, 40, 5e-4))  # fraction, noise_var, gamma

@@ -1,0 +1,180 @@
+"""Volumes of a super-resolution task and batches of aligned LR/HR patches.
+
+Volumes are degraded once and kept as flat arrays; a batch is one gather.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fedmr.data.datalist import read_entries
+from fedmr.data.splits import SPLITS
+from fedmr.data.volumes import normalisation, read_volume
+from fedmr.metrics import FOREGROUND
+from fedmr.physics.degradation import degrade, low_size
+from fedmr.tasks.config import MIN_FOREGROUND, SuperResolutionTask
+from fedmr.utils.errors import DataError
+
+
+@dataclass(frozen=True)
+class Volume:
+    """One scan, normalised. `hr` (S, H, W) and `lr` (S, h, w) float32, about [0, 1], `intensity` the divisor."""
+
+    name: str
+    patient: str
+    contrast: str
+    split: str
+    hr: Tensor
+    lr: Tensor
+    intensity: float
+
+    @property
+    def reference(self) -> Tensor:
+        """What the result is compared with, `hr`."""
+        return self.hr
+
+
+def load_volumes(folder: Path, task: SuperResolutionTask, splits: tuple[str, ...] = SPLITS) -> list[Volume]:
+    """Load, degrade and normalise a site's volumes, in the order of its datalist.
+
+    Args:
+        folder: site folder with `datalist.json`.
+        task: gives scale, degradation and the patch size that a slice must hold.
+        splits: which splits to load; each must be there.
+
+    Raises:
+        DataError: naming the offending file or the empty split.
+    """
+    volumes = []
+    for entry in read_entries(folder, splits):
+        path = folder / entry["image"]
+        hr = read_volume(path, entry.get("shape"))
+        if entry["split"] == "train" and min(hr.shape[1:]) < task.smallest_side:
+            raise DataError(
+                f"{path} has slices of {tuple(hr.shape[1:])} voxels, too small for patch_size {task.patch_size} at "
+                f"x{task.scale}: {task.smallest_side} are needed. Take a smaller patch_size or leave out this volume"
+            )
+        lr = degrade(hr, task.scale, task.degradation)
+        intensity = normalisation(lr)
+        fields = entry["image"], entry["patient"], entry["contrast"], entry["split"]
+        volumes.append(Volume(*fields, hr / intensity, lr / intensity, intensity))
+    return volumes
+
+
+class PatchSampler:
+    """Batches of augmented, aligned patch pairs from the training slices of a site.
+
+    All slices lie in two flat arrays, so that slices of any size share one gather. Flips go through the grid:
+    on the pixel0 grid the HR partner of a flipped LR patch starts scale-1 pixels earlier, because LR sample p
+    stays at HR position scale*p. Slices and patches that are mostly background are left out.
+
+    Args:
+        volumes: training volumes.
+        task: patch and batch size, patches per slice, seed, grid.
+        device: where the arrays live.
+    """
+
+    def __init__(self, volumes: list[Volume], task: SuperResolutionTask, device: torch.device | str = "cpu") -> None:
+        self.task, self.device = task, torch.device(device)
+        lr, hr, corners, rows = [], [], [], []
+        lr_offset = hr_offset = corner_offset = 0
+        for volume in volumes:
+            threshold = FOREGROUND * float(volume.lr.max())
+            (height, width), (low_height, low_width) = volume.hr.shape[1:], volume.lr.shape[1:]
+            for hr_slice, lr_slice in zip(volume.hr, volume.lr, strict=True):
+                valid = self._corners(lr_slice > threshold, height, width)
+                if len(valid) == 0:
+                    continue
+                rows.append((lr_offset, low_width, hr_offset, width, corner_offset, len(valid)))
+                lr.append(lr_slice.reshape(-1))
+                hr.append(hr_slice.reshape(-1))
+                corners.append(valid)
+                lr_offset += low_height * low_width
+                hr_offset += height * width
+                corner_offset += len(valid)
+        if not rows:
+            raise DataError(
+                f"no training patch of {task.patch_size} x {task.patch_size} LR pixels holds {MIN_FOREGROUND:.0%} "
+                f"foreground in {len(volumes)} volumes; take a smaller patch_size"
+            )
+        self.lr, self.hr = torch.cat(lr).to(self.device), torch.cat(hr).to(self.device)
+        self.corners = torch.cat(corners).to(self.device)
+        self.table = torch.tensor(rows, device=self.device)
+
+    def _corners(self, foreground: Tensor, height: int, width: int) -> Tensor:
+        """Flat LR indices (int32) of patch corners whose LR and HR patch, flipped or not, lie in the slice."""
+        p, s = self.task.patch_size, self.task.scale
+        share = F.avg_pool2d(foreground.float()[None, None], p, stride=1)[0, 0]
+        # row 0 and column 0 are left out: a flipped patch needs the s-1 HR pixels before its corner
+        good = share[1 : (height // s) - p + 1, 1 : (width // s) - p + 1] >= MIN_FOREGROUND
+        y, x = good.nonzero(as_tuple=True)
+        return ((y + 1) * low_size(width, s) + x + 1).int()
+
+    @property
+    def n_slices(self) -> int:
+        """Number of training slices."""
+        return len(self.table)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in an epoch: `patches_per_slice` patches of every slice."""
+        return -(-self.n_slices * self.task.patches_per_slice // self.task.batch_size)
+
+    def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of epoch `number`, which with the seed determines them, so nothing needs saving for a resume.
+
+        Yields:
+            LR (B, 1, p, p) and HR (B, 1, s*p, s*p); all batches but the last have `batch_size` patches.
+        """
+        generator = torch.Generator().manual_seed(self.task.seed * 1_000_003 + number)
+        order = torch.randperm(self.n_slices * self.task.patches_per_slice, generator=generator) % self.n_slices
+        for chosen in order.split(self.task.batch_size):
+            where = torch.rand(len(chosen), generator=generator, dtype=torch.float64)
+            flips = torch.randint(0, 2, (3, len(chosen)), generator=generator).bool()
+            yield self.gather(chosen, where, flips)
+
+    def gather(self, chosen: Tensor, where: Tensor, flips: Tensor) -> tuple[Tensor, Tensor]:
+        """Cut patches.
+
+        Args:
+            chosen: (B,) slice numbers.
+            where: (B,) in [0, 1), which of the slice's valid corners.
+            flips: (3, B) bool: up-down, left-right, transpose.
+        """
+        task, p = self.task, self.task.patch_size
+        where, flips = where.to(self.device), flips.to(self.device)
+        lr_offset, lr_width, hr_offset, hr_width, first, count = self.table[chosen.to(self.device)].T
+        corner = self.corners[first + (where * count).long()].long()
+        lr_rows = _axis(corner // lr_width, flips[0], p)
+        lr_columns = _axis(corner % lr_width, flips[1], p)
+        lr = _take(self.lr, lr_offset, lr_width, lr_rows, lr_columns)
+        hr_rows = _refine(lr_rows, flips[0], task)
+        hr_columns = _refine(lr_columns, flips[1], task)
+        hr = _take(self.hr, hr_offset, hr_width, hr_rows, hr_columns)
+        transpose = flips[2].view(-1, 1, 1, 1)
+        return torch.where(transpose, lr.mT, lr), torch.where(transpose, hr.mT, hr)
+
+
+def _axis(start: Tensor, flip: Tensor, length: int) -> Tensor:
+    """(B,) starts to (B, length) indices, running backwards where `flip`."""
+    steps = torch.arange(length, device=start.device)
+    return start[:, None] + torch.where(flip[:, None], length - 1 - steps, steps)
+
+
+def _refine(low: Tensor, flip: Tensor, task: SuperResolutionTask) -> Tensor:
+    """LR indices (B, p) to the HR indices (B, s*p) that lie on the same grid after the flip."""
+    s = task.scale
+    steps = torch.arange(s, device=low.device)
+    backwards = (0 if task.grid == "pixel0" else s - 1) - steps
+    offset = torch.where(flip[:, None], backwards, steps)
+    return (s * low[:, :, None] + offset[:, None, :]).flatten(1)
+
+
+def _take(flat: Tensor, offset: Tensor, width: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Gather (B, 1, R, C) from a flat array of slices."""
+    index = (offset[:, None] + rows * width[:, None])[:, :, None] + columns[:, None, :]
+    return flat[index].unsqueeze(1)
