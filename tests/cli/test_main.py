@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,19 @@ def test_help_lists_every_command():
     command = [Path(sys.executable).parent / "fedmr", "--help"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert all(command in result.stdout for command in COMMANDS)
+
+
+def test_the_version_is_that_of_the_package(fedmr):
+    code, output, _ = fedmr("--version")
+    assert code == 0
+    assert output == f"fedmr {metadata.version('fedmr')}\n"
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_every_command_answers_the_short_option_for_help(command, fedmr):
+    code, output, _ = fedmr(*command.split(), "-h")
+    assert code == 0
+    assert f"fedmr {command}".strip() in output
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,39 @@
 """The `fedmr` command."""
 
 import sys
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
+from fedmr import __version__
 from fedmr.cli import hospital, models, training
 from fedmr.cli.jobs import app as jobs_app
 from fedmr.cli.poc import app as poc_app
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fedmr {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Federated MR image super-resolution and reconstruction on NVIDIA FLARE."""
+
+
 app.command()(hospital.demo_data)
 app.command()(hospital.prepare)
 app.command()(hospital.preflight)
