@@ -6,8 +6,10 @@ import torch
 
 from fedmr.data.datalist import site_folders
 from fedmr.data.pool import pool
+from fedmr.tasks import reconstruction
 from fedmr.tasks.patches import load_volumes
 from fedmr.utils.errors import DataError
+from kspace_site import change_datalist, make_task, write_kspace_site
 from phantoms import write_site
 
 SITES = ("site-1", "site-2", "site-10")
@@ -63,3 +65,29 @@ def test_the_data_root_itself_is_refused(data):
     with pytest.raises(ValueError, match="one more"):
         pool(data, data / "site-1" / "..")
     assert not (data / "pooled").exists()
+
+
+def test_raw_kspace_and_the_masks_of_the_sites_come_along(tmp_path):
+    """A pooled volume is measured as it is at its site: by the same raw k-space, under the same mask."""
+    data, task = tmp_path / "data", make_task()
+    change_datalist(write_kspace_site(data, "site-1"), mask={"acceleration": 2})
+    write_kspace_site(data, "site-2")
+    write_site(data, "site-3", seed=3, shape=(48, 40, 4))
+    change_datalist(data / "site-3", mask={"center_fraction": 0.2})
+    pooled = reconstruction.load_volumes(pool(data, tmp_path / "pooled").parent, task)
+    apart = [volume for site in site_folders(data) for volume in reconstruction.load_volumes(site, task)]
+    assert [v.mask for v in pooled] == [v.mask for v in apart]
+    assert len({v.mask for v in pooled}) == 3
+    for one, other in zip(pooled, apart, strict=True):
+        assert torch.equal(one.reference, other.reference)
+        assert torch.equal(one.kspace(0, 2), other.kspace(0, 2))
+        assert (one.raw is None) == (other.raw is None)
+
+
+@pytest.mark.parametrize("mask", ["random", {"acceleration": 0}, {"kind": "none"}, 4])
+def test_a_volume_with_a_wrong_mask_is_an_error_that_names_the_datalist(tmp_path, mask):
+    folder = write_kspace_site(tmp_path / "data", "site-1")
+    volumes = json.loads((folder / "datalist.json").read_text())["volumes"]
+    change_datalist(folder, volumes=[{**entry, "mask": mask} for entry in volumes])
+    with pytest.raises(DataError, match=r"datalist\.json"):
+        reconstruction.load_volumes(folder, make_task())

@@ -4,16 +4,22 @@ import contextlib
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import pytest
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from fedmr.data.datalist import DATA_ROOT_VARIABLE
+from fedmr.federation.render import read_task
 from fedmr.flare.dry_run import STEPS, dry_run, take_steps
 from fedmr.nets import build
+from fedmr.tasks.config import Task
 from fedmr.tasks.patches import PatchSampler, load_volumes
 from fedmr.training.trainer import evaluate
+
+JOBS = Path(__file__).parents[2] / "jobs"
+NOT_TRAINING = ("federated_stats",)
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +60,28 @@ def test_an_epoch_of_a_single_step_is_timed_too(site, task):
 def test_a_task_that_cannot_run_fails_with_the_learners_reason(site, task, changes, reason):
     with pytest.raises((RuntimeError, ValueError), match=reason):
         take_steps(site, replace(task, **changes))
+
+
+def small(task: Task) -> Task:
+    """The task with a network, patches and units that a phantom of 48 x 45 voxels can train in a second."""
+    network = {**task.network, "channels": 4} | ({"pools": 2} if task.network["name"] == "unet" else {"blocks": 1})
+    changes = {"network": network, "batch_size": 4}
+    if "mask" in task.to_dict():
+        return replace(task, size=40, **changes)
+    patch = 16 // network["scale"]
+    return replace(task, patch_size=patch, dp_sgd=task.dp_sgd and {**task.dp_sgd, "units_per_step": 2}, **changes)
+
+
+@pytest.mark.parametrize("job", [path.parents[2].name for path in sorted(JOBS.glob("*/app/config/*client*"))])
+def test_a_healthy_site_passes_the_dry_run_of_every_training_job(site, job):
+    if job in NOT_TRAINING:
+        with pytest.raises(ValueError, match="no component has task"):
+            read_task(JOBS / job)
+        return
+    task = small(Task.from_dict(read_task(JOBS / job)))
+    found = take_steps(site, task)
+    assert found.per_round > 0
+    assert 5 < found.psnr < 60
 
 
 @pytest.mark.e2e

@@ -4,8 +4,6 @@ https://docs.monai.io/en/stable/mb_specification.html
 """
 
 import json
-import os
-import shutil
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from fedmr import __version__
 from fedmr.checkpoints.card import INTENDED_USE, Card, describe
 from fedmr.checkpoints.model_file import Model, save_model
 from fedmr.runs.run import METHODS
+from fedmr.utils.files import replace_folder
 
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 _README = """# MR super-resolution x{scale}
@@ -81,15 +80,8 @@ def write_bundle(folder: Path, model: Model, scripted: bytes) -> None:
         model: weights and card.
         scripted: the network as TorchScript, (N, 1, h, w) to (N, 1, scale*h, scale*w).
     """
-    passing, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{state}") for state in ("new", "old"))
-    try:
+    with replace_folder(folder) as passing:
         _fill(passing, model, scripted)
-        if folder.exists():
-            folder.replace(old)
-        passing.replace(folder)
-    finally:
-        shutil.rmtree(passing, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def is_bundle(folder: Path) -> bool:

@@ -17,6 +17,7 @@ from fedmr.utils.errors import DataError
 
 DATA_ROOT_VARIABLE = "FEDMR_DATA_ROOT"
 DATA_ROOT_FILE = "fedmr_data_root.txt"
+FILES = ("image", "kspace")  # fields of a volume that name a file, relative to the datalist
 
 
 def find_site_folder(site: str, local: Path | None = None, near: Sequence[Path] = ()) -> Path:

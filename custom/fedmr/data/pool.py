@@ -2,10 +2,11 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from fedmr.data.datalist import read_datalist, site_folders
+from fedmr.data.datalist import FILES, read_datalist, site_folders
 from fedmr.utils.errors import DataError
 
 
@@ -19,7 +20,8 @@ def pool(data: Path, out: Path, *, site: str = "pooled", sites: Sequence[str] = 
         sites: names of those to pool; all if empty.
 
     Returns:
-        the datalist. Its patients are named SITE/PATIENT, and it shares images only if all its sites do.
+        the datalist. Its patients are named SITE/PATIENT, each volume has the mask of its site, if that states one,
+        and the pooled site shares images only if all its sites do.
 
     Raises:
         DataError: no site there, a malformed datalist, or a named site is absent.
@@ -34,14 +36,17 @@ def pool(data: Path, out: Path, *, site: str = "pooled", sites: Sequence[str] = 
     target.parent.mkdir(parents=True, exist_ok=True)
     lists = {folder: read_datalist(folder) for folder in folders}
     volumes = [
-        entry
-        | {
-            "image": os.path.relpath((folder / entry["image"]).resolve(), target.parent.resolve()),
-            "patient": f"{folder.name}/{entry['patient']}",
-        }
+        _moved(entry, folder, target.parent, datalist.get("mask"))
         for folder, datalist in lists.items()
         for entry in datalist["volumes"]
     ]
     share = all(datalist.get("share_images") is True for datalist in lists.values())
     target.write_text(json.dumps({"site": site, "share_images": share, "volumes": volumes}, indent=1) + "\n")
     return target
+
+
+def _moved(entry: Mapping[str, Any], folder: Path, target: Path, mask: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return an entry of the datalist in `folder` as it must read in `target`, with the site's mask as its own."""
+    files = {key: os.path.relpath((folder / entry[key]).resolve(), target.resolve()) for key in FILES if entry.get(key)}
+    masked = {"mask": {**(mask or {}), **entry.get("mask", {})}} if mask or "mask" in entry else {}
+    return {**entry, **files, **masked, "patient": f"{folder.name}/{entry['patient']}"}

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+from fedmr.utils.files import replace_folder
 from fedmr.utils.hocon import read_hocon
 
 PACKAGE = Path(__file__).parents[1]
@@ -41,9 +42,9 @@ def bundle(job: Path, out: Path, *, code: bool = True, force: bool = False) -> P
         if not force:
             raise FileExistsError(f"{target} exists; name another folder, or replace it by --force")
         read_name(target)  # no other folder is ever removed
-        shutil.rmtree(target)
-    shutil.copytree(job, target, ignore=shutil.ignore_patterns("custom", ".__nvfl*"))
-    if code:
-        junk = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(PACKAGE, target / "app" / "custom" / PACKAGE.name, ignore=junk)
+    with replace_folder(target) as passing:
+        shutil.copytree(job, passing, ignore=shutil.ignore_patterns("custom", ".__nvfl*"), dirs_exist_ok=True)
+        if code:
+            junk = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(PACKAGE, passing / "app" / "custom" / PACKAGE.name, ignore=junk)
     return target

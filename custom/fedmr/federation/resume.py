@@ -10,6 +10,7 @@ from pyhocon import ConfigTree, HOCONConverter
 
 from fedmr.federation.kits import ConsortiumError, Kits
 from fedmr.federation.render import CLIENT_CONFIG, SERVER_CONFIG
+from fedmr.utils.files import replace_folder
 from fedmr.utils.hocon import read_hocon
 
 MODEL_FILE = "FL_global_model.pt"
@@ -60,19 +61,23 @@ def resumed_job(run: Path, out: Path) -> Path:
     _component(server, "persistor")["args"]["source_ckpt_file_full_name"] = MODEL_FILE
     _component(client, "learner")["args"]["resume"] = ConfigTree(job=meta["job_id"], round=done)
     target = out / meta["name"]
-    shutil.rmtree(target, ignore_errors=True)
-    (target / "app" / "config").mkdir(parents=True)
-    (target / SERVER_CONFIG).write_text(HOCONConverter.to_hocon(server) + "\n")
-    (target / CLIENT_CONFIG).write_text(HOCONConverter.to_hocon(client) + "\n")
+    with replace_folder(target) as passing:
+        _write_job(passing, app, server, client, meta)
+    return target
+
+
+def _write_job(folder: Path, app: Path, server: ConfigTree, client: ConfigTree, meta: dict[str, Any]) -> None:
+    (folder / "app" / "config").mkdir(parents=True)
+    (folder / SERVER_CONFIG).write_text(HOCONConverter.to_hocon(server) + "\n")
+    (folder / CLIENT_CONFIG).write_text(HOCONConverter.to_hocon(client) + "\n")
     kept = {key: meta[key] for key in ("name", "resource_spec", "min_clients", "deploy_map")}
-    (target / "meta.conf").write_text(json.dumps(kept, indent=1) + "\n")
+    (folder / "meta.conf").write_text(json.dumps(kept, indent=1) + "\n")
     junk = shutil.ignore_patterns("__pycache__", ".__nvfl*")
     if (app / "custom").is_dir():
-        shutil.copytree(app / "custom", target / "app" / "custom", ignore=junk)
+        shutil.copytree(app / "custom", folder / "app" / "custom", ignore=junk)
     # FLARE looks for a checkpoint without a path in the app's custom folder
-    (target / "app" / "custom").mkdir(exist_ok=True)
-    shutil.copy(app / MODEL_FILE, target / "app" / "custom" / MODEL_FILE)
-    return target
+    (folder / "app" / "custom").mkdir(exist_ok=True)
+    shutil.copy(app / MODEL_FILE, folder / "app" / "custom" / MODEL_FILE)
 
 
 def rounds_done(run: Path) -> int:

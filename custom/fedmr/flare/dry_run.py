@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
+from nvflare.apis.dxo import MetaKey, from_shareable
 from nvflare.apis.fl_constant import ReservedKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
@@ -23,6 +23,7 @@ from nvflare.app_common.app_constant import AppConstants, ValidateType
 
 from fedmr.data.datalist import DATA_ROOT_VARIABLE
 from fedmr.flare.learner import SuperResolutionLearner
+from fedmr.flare.messages import first_task
 from fedmr.hospital.preflight.machine import Step
 from fedmr.nets import build
 from fedmr.tasks.config import Task
@@ -130,7 +131,7 @@ def _context(home: Path) -> FLContext:
 def _message(task: Task) -> Shareable:
     """The server's task of the first round, with the untrained network."""
     weights = {name: value.numpy() for name, value in build(**task.network).state_dict().items()}
-    message: Shareable = DXO(DataKind.WEIGHTS, data=weights).to_shareable()
+    message: Shareable = first_task(task, weights).to_shareable()
     message.set_header(AppConstants.CURRENT_ROUND, 0)
     message.set_header(AppConstants.NUM_ROUNDS, 1)
     message.set_header(AppConstants.VALIDATE_TYPE, ValidateType.BEFORE_TRAIN_VALIDATE)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from fedmr.data.datalist import FILES
 from fedmr.data.readers import Found, Scan
 from fedmr.data.readers.folder import DATALIST, PRIVATE, VOLUMES, find_scans
 from fedmr.data.splits import assign, parse_fractions, read_split_file
@@ -247,7 +248,7 @@ def _write(folder: Path, site: str, volumes: list[dict[str, Any]]) -> None:
 
 def _remove_others(folder: Path, volumes: list[dict[str, Any]]) -> set[str]:
     """Remove cached files that the datalist does not name; returns the names of their volumes."""
-    named = {folder / entry[key] for entry in volumes for key in ("image", "kspace") if key in entry}
+    named = {folder / entry[key] for entry in volumes for key in FILES if key in entry}
     others = [path for path in (folder / VOLUMES).iterdir() if path not in named]
     for path in others:
         path.unlink()

@@ -5,8 +5,6 @@ uncompressed (explicit VR little endian), 16 bits, in the scan's own intensities
 """
 
 import hashlib
-import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from itertools import groupby
@@ -26,6 +24,7 @@ from fedmr.hospital.conversion import label
 from fedmr.inference.dicom_header import Derivation, Series, Slice, derived_object, is_enhanced
 from fedmr.inference.super_resolver import PLANES, SuperResolver
 from fedmr.utils.errors import DataError
+from fedmr.utils.files import replace_folder
 
 _TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM's patient axes point left, posterior, superior
 _LEVELS = np.iinfo(np.uint16).max
@@ -119,22 +118,11 @@ def write_series(
     """
     x, y, z = image.spacing
     series = Series(derivation, (y, x, z), bool(step[2, 2] != 1), generate_uid(None), datetime.now())
-    passing, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{state}") for state in ("new", "old"))
     clipped = 0
-    try:
-        passing.mkdir(parents=True)
-        with quiet():
-            for number, part in enumerate(_parts(_slices(image, step, frames, spread)), start=1):
-                _save(part, series, passing / f"IM{number:04}.dcm")
-                clipped += sum(member.clipped for member in part)
-        if folder.exists():
-            folder.replace(old)
-        passing.replace(folder)
-    finally:
-        if old.exists() and not folder.exists():
-            old.replace(folder)
-        shutil.rmtree(passing, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+    with replace_folder(folder) as passing, quiet():
+        for number, part in enumerate(_parts(_slices(image, step, frames, spread)), start=1):
+            _save(part, series, passing / f"IM{number:04}.dcm")
+            clipped += sum(member.clipped for member in part)
     return clipped
 
 

@@ -2,11 +2,12 @@
 
 A datalist entry with `kspace`, a .npy (S, C, ky, kx) as `fedmr prepare` keeps it, is a real measurement; its reference
 is the root sum of squares over the coils, of which `image` tells the size. Of an entry without, k-space is simulated as
-single-coil from the magnitude image. Columns are the last axis. A site can state a `mask` of its own in its datalist.
+single-coil from the magnitude image. Columns are the last axis. A site can state a `mask` of its own in its datalist,
+for all its volumes or in one of them.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,7 @@ def load_volumes(folder: Path, task: ReconstructionTask, splits: tuple[str, ...]
     Raises:
         DataError: naming the offending file, the empty split, or what is wrong with the datalist's mask.
     """
-    mask = _mask(folder, task)
+    of_site = read_datalist(folder).get("mask", {})
     volumes = []
     for entry in read_entries(folder, splits):
         path, raw = folder / entry["image"], entry.get("kspace")
@@ -96,15 +97,16 @@ def load_volumes(folder: Path, task: ReconstructionTask, splits: tuple[str, ...]
                 f"{path} has slices of {tuple(reference.shape[1:])} voxels; reconstruction needs "
                 f"{task.smallest_side}. Leave out this volume"
             )
+        mask = _mask(folder, task, of_site, entry.get("mask", {}))
         fields = entry["image"], entry["patient"], entry["contrast"], entry["split"]
         volumes.append(KspaceVolume(*fields, reference, mask, None if raw is None else folder / str(raw)))
     return volumes
 
 
-def _mask(folder: Path, task: ReconstructionTask) -> Mask:
-    own = read_datalist(folder).get("mask", {})
+def _mask(folder: Path, task: ReconstructionTask, *own: Mapping[str, Any]) -> Mask:
+    """Return the mask of a volume: the task's settings, overridden by the site's and then by the volume's."""
     try:
-        return make_mask({**task.mask, **own})
+        return make_mask({name: value for settings in (task.mask, *own) for name, value in {**settings}.items()})
     except (ValueError, TypeError) as error:
         raise DataError(f"{folder / 'datalist.json'}: {error}") from None
 
