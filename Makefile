@@ -35,7 +35,11 @@ demo: setup  ## simulated hospitals, four-site federation; table, picture, page 
 	$(BIN)/fedmr export runs/demo --to pt --out runs/demo/model.pt
 
 sim: setup  ## run JOB on the sites in data/ (or FEDMR_DATA_ROOT): table and picture in RUN
-	$(BIN)/nvflare simulator jobs/$(JOB) -w $(RUN) -n $(SITES) -t $(THREADS) -l app_configs/log_config.json
+	if [ $(JOB) = mscan_central ]; then \
+		$(BIN)/fedmr pool "$${FEDMR_DATA_ROOT:-$(DATA)}" --out runs/pooled; \
+		export FEDMR_DATA_ROOT=$(CURDIR)/runs/pooled; sites="-c pooled"; \
+	else sites="-n $(SITES) -t $(THREADS)"; fi; \
+	$(BIN)/nvflare simulator jobs/$(JOB) -w $(RUN) $$sites -l app_configs/log_config.json
 	$(BIN)/fedmr report $(RUN) --json $(RUN)/figures.json --picture $(RUN)/comparison.png
 
 poc: setup  ## the same over TLS: provision, start, submit POC_JOB, collect, report, stop

@@ -140,3 +140,13 @@ def test_scaffold_doubles_what_crosses_the_wire_and_sites_alone_send_next_to_not
     assert scaffold.down == pytest.approx(2 * plain.down, rel=0.05)
     assert local.up < plain.up - weights
     assert local.down == pytest.approx(plain.down, rel=0.05)
+
+
+def test_the_pooled_baseline_refuses_more_than_one_site(hospitals, tmp_path):
+    job = render_tiny_job(tmp_path / "job", job="mscan_central")
+    result = simulate(job, tmp_path / "w", hospitals, sites=2, threads=2)
+    log = (tmp_path / "w" / "server" / "log.txt").read_text()
+    assert "takes one site, not 2 (site-1, site-2)" in log
+    assert "fedmr pool" in log
+    assert result.returncode != 0
+    assert not (tmp_path / "w" / RUN / "app_server" / "FL_global_model.pt").exists()
