@@ -1,10 +1,22 @@
+import importlib
 import shutil
 from pathlib import Path
 
 import pytest
 from pyhocon import ConfigFactory
 
-from fedmr.federation.render import SERVER_CONFIG, check, job_names, read_num_rounds, read_task, render, rendered
+from fedmr.federation.job_bundle import bundle
+from fedmr.federation.old_paths import OLD_PATHS, new_path
+from fedmr.federation.render import (
+    CLIENT_CONFIG,
+    SERVER_CONFIG,
+    check,
+    job_names,
+    read_num_rounds,
+    read_task,
+    render,
+    rendered,
+)
 from fedmr.flare.robust import RobustAggregator
 from fedmr.tasks.config import Task
 
@@ -43,7 +55,7 @@ def test_a_job_can_be_read_from_its_folder_its_app_or_the_file():
     ("old", "new", "message"),
     [
         ("num_rounds = 10", "num_rounds = 11", "run `fedmr jobs render`"),
-        ("learner.SuperResolutionLearner", "learner.Missing", "cannot be imported"),
+        ("learner.SiteLearner", "learner.Missing", "cannot be imported"),
         ("key_metric = psnr", "key_metrics = psnr", "no argument 'key_metrics'"),
         (
             "encrypted = false",
@@ -58,6 +70,44 @@ def test_check_finds_a_changed_source(copies, old, new, message):
     assert old in base.read_text()
     base.write_text(base.read_text().replace(old, new))
     assert any(message in problem for problem in check(configs, jobs))
+
+
+@pytest.mark.parametrize(
+    ("new", "old"),
+    [
+        ("fedmr.flare.learner.SiteLearner", "fedmr.flare.learner.SuperResolutionLearner"),
+        ("fedmr.flare.guard.ServerGuard", "fedmr.flare.cross_site_modelling.CrossSiteScatterAndGather"),
+    ],
+)
+def test_a_job_of_old_class_paths_is_refused_with_the_new_ones(copies, new, old):
+    configs, jobs = copies
+    base = configs / "base.conf"
+    assert new in base.read_text()
+    base.write_text(base.read_text().replace(new, old))
+    assert any(f"{old} is now {new_path(old)}" in problem for problem in check(configs, jobs))
+    for path, text in rendered(configs, "mscan_fedavg").items():
+        (jobs / "old" / path).parent.mkdir(parents=True, exist_ok=True)
+        (jobs / "old" / path).write_text(text)
+    with pytest.raises(ValueError, match=rf"{old} is now {new_path(old)}"):
+        bundle(jobs / "old", jobs.parent / "out")
+
+
+def test_check_names_the_new_path_for_a_job_folder_of_an_earlier_version(copies):
+    client = copies[1] / "mscan_fedavg" / CLIENT_CONFIG
+    client.write_text(client.read_text().replace("SiteLearner", "SuperResolutionLearner"))
+    assert any("is now fedmr.flare.learner.SiteLearner" in problem for problem in check(*copies))
+
+
+def test_every_new_path_exists():
+    for path in OLD_PATHS.values():
+        try:
+            importlib.import_module(path)
+        except ModuleNotFoundError:
+            module, _, name = path.rpartition(".")
+            assert hasattr(importlib.import_module(module), name), path
+    assert new_path("fedmr.guard.Limits") == "fedmr.aggregation.guard.Limits"
+    assert new_path("fedmr.guardian") is None
+    assert new_path("fedmr.flare.guard.ServerGuard") is None
 
 
 def test_check_finds_a_task_that_no_network_takes(copies):

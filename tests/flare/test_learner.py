@@ -20,7 +20,7 @@ from nvflare.app_opt.tracking.tb.tb_writer import TBWriter
 
 from dp_settings_example import SETTINGS
 from fedmr.data.datalist import DATA_ROOT_VARIABLE
-from fedmr.flare.learner import STATE_FILE, SuperResolutionLearner, _threads_per_site
+from fedmr.flare.learner import STATE_FILE, SiteLearner, _threads_per_site
 from fedmr.nets import build
 from fedmr.privacy.accountant import BUDGET_FILE
 from phantoms import write_site
@@ -59,7 +59,7 @@ def start(tmp_path, task, fl_ctx, monkeypatch):
     monkeypatch.setenv(DATA_ROOT_VARIABLE, str(tmp_path / "data"))
 
     def make(**changes):
-        learner, writer = SuperResolutionLearner(task.to_dict() | changes, threads=1), RecordingWriter()
+        learner, writer = SiteLearner(task.to_dict() | changes, threads=1), RecordingWriter()
         learner.initialize({"writer": writer}, fl_ctx)
         return learner, writer
 

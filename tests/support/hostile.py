@@ -10,7 +10,7 @@ from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.app_common.app_constant import AppConstants
 
-from fedmr.flare.learner import SuperResolutionLearner
+from fedmr.flare.learner import SiteLearner
 
 
 def not_finite(dxo: DXO) -> None:
@@ -39,7 +39,7 @@ def many_steps(dxo: DXO) -> None:
 ATTACKS = {attack.__name__: attack for attack in (not_finite, wrong_shape, scaled, many_steps)}
 
 
-class HostileLearner(SuperResolutionLearner):
+class HostileLearner(SiteLearner):
     """The learner, which spoils some updates.
 
     Args:

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+from fedmr.federation.old_paths import refuse_old_paths
 from fedmr.utils.files import replace_folder
 from fedmr.utils.hocon import read_hocon
 
@@ -33,8 +34,10 @@ def bundle(job: Path, out: Path, *, code: bool = True, force: bool = False) -> P
     Raises:
         FileNotFoundError: the folder is no job.
         FileExistsError: OUT/NAME exists and `force` is false.
-        ValueError: OUT/NAME is the job itself.
+        ValueError: OUT/NAME is the job itself, or the job names classes by the paths of an earlier version.
     """
+    for config in sorted((job / "app" / "config").glob("*.conf")):
+        refuse_old_paths(config.read_text(), config)
     target = out / read_name(job)
     if target.resolve() == job.resolve():
         raise ValueError(f"{target} is the job itself; name another folder for the bundle")

@@ -13,6 +13,7 @@ from typing import Any
 from pyhocon import ConfigFactory, ConfigTree, HOCONConverter
 
 from fedmr.aggregation.guard import Limits
+from fedmr.federation.old_paths import new_path, refuse_old_paths
 from fedmr.nets import build
 from fedmr.tasks.config import Task
 from fedmr.utils.hocon import read_hocon
@@ -83,6 +84,7 @@ def check(configs: Path, jobs: Path) -> list[str]:
             target = jobs / name / path
             if not target.is_file() or target.read_text() != text:
                 problems.append(f"{target} is not what app_configs/{name}.conf renders; run `fedmr jobs render`")
+                problems += _old_paths(target)
         for section in ("server", "client"):
             nodes = _components(tree[section])
             problems += [f"{name} {section}: {p}" for node in nodes for p in _component_problems(node)]
@@ -97,6 +99,14 @@ def check(configs: Path, jobs: Path) -> list[str]:
     known = set(job_names(configs))
     problems += [f"{p} has no app_configs file" for p in jobs.iterdir() if p.is_dir() and p.name not in known]
     return problems
+
+
+def _old_paths(config: Path) -> list[str]:
+    try:
+        refuse_old_paths(config.read_text() if config.is_file() else "", config)
+    except ValueError as error:
+        return [str(error)]
+    return []
 
 
 def read_argument(job: Path, config: Path, name: str) -> Any:
@@ -174,6 +184,8 @@ def _component_problems(node: ConfigTree) -> list[str]:
     try:
         target = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError, ValueError) as error:
+        if new := new_path(node["path"]):
+            return [f"{node['path']} is now {new}; change the path in app_configs"]
         return [f"{node['path']} cannot be imported: {error}"]
     parameters = inspect.signature(target).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):

@@ -22,7 +22,7 @@ from nvflare.apis.workspace import Workspace
 from nvflare.app_common.app_constant import AppConstants, ValidateType
 
 from fedmr.data.datalist import DATA_ROOT_VARIABLE
-from fedmr.flare.learner import SuperResolutionLearner
+from fedmr.flare.learner import SiteLearner
 from fedmr.flare.messages import first_task
 from fedmr.hospital.preflight.machine import Step
 from fedmr.nets import build
@@ -74,7 +74,7 @@ def take_steps(folder: Path, task: Task) -> Step:
         return Step(psnr, stop.seconds_per_step(), learner.steps_per_round(task), _peak_memory())
 
 
-class _Watched(SuperResolutionLearner):
+class _Watched(SiteLearner):
     """The learner, which keeps its reason for failing and lets its network be looked at."""
 
     reason = ""

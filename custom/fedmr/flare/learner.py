@@ -42,7 +42,7 @@ EARLIER_STATE_FILE = "fedmr_site_state_earlier.pt"
 PERSONAL_FILE = "fedmr_personal_model.pt"
 
 
-class SuperResolutionLearner(Learner):
+class SiteLearner(Learner):
     """Trains and evaluates a super-resolution network on a site's own data.
 
     Per round it evaluates the *received* weights on the validation volumes, trains, and returns the weight

@@ -1,0 +1,48 @@
+"""Class paths of earlier versions, so that an error about an old job names the new path."""
+
+# Old name of a module or class: its name now. The longest match counts.
+OLD_PATHS = {
+    "fedmr.flare.learner.SuperResolutionLearner": "fedmr.flare.learner.SiteLearner",
+    "fedmr.flare.cross_site_modelling": "fedmr.flare.flmrcm",
+    "fedmr.flare.algorithms": "fedmr.flare.messages",
+    "fedmr.nets.peers": "fedmr.nets.baselines",
+    "fedmr.guard": "fedmr.aggregation.guard",
+    "fedmr.robust": "fedmr.aggregation.robust",
+    "fedmr.config": "fedmr.tasks.config",
+    "fedmr.dp_settings": "fedmr.tasks.dp_settings",
+    "fedmr.mrcm_settings": "fedmr.tasks.flmrcm_settings",
+    "fedmr.units": "fedmr.tasks.poisson_sampling",
+    "fedmr.masks": "fedmr.physics.masks",
+    "fedmr.packed_he": "fedmr.privacy.packing",
+    "fedmr.algorithms": "fedmr.training.algorithms",
+    "fedmr.dp_sgd": "fedmr.training.dp_sgd",
+    "fedmr.cross_site_modelling": "fedmr.training.flmrcm",
+}
+
+
+def new_path(path: str) -> str | None:
+    """Return the current name of a class path of an earlier version, None if `path` is not one.
+
+    A class of a moved module keeps its own name: "fedmr.guard.Limits" gives "fedmr.aggregation.guard.Limits".
+    """
+    for old in sorted(OLD_PATHS, key=len, reverse=True):
+        if path == old or path.startswith(f"{old}."):
+            return OLD_PATHS[old] + path.removeprefix(old)
+    return None
+
+
+def refuse_old_paths(text: str, source: object) -> None:
+    """Refuse a config that names classes by their old paths.
+
+    Args:
+        text: content of the config file.
+        source: the file, for the message.
+
+    Raises:
+        ValueError: naming the first old path and the new one.
+    """
+    for word in text.replace('"', " ").replace("'", " ").split():
+        if new := new_path(word):
+            raise ValueError(
+                f"{source} is from an earlier version: {word} is now {new}. Render the job again, or edit it"
+            )
