@@ -86,10 +86,14 @@ def class_paths(node) -> list[str]:
 
 
 def test_the_jobs_name_classes():
-    assert "fedmr.flare.learner.SuperResolutionLearner" in class_paths(read_hocon(ROOT / "jobs/mscan_dp" / CLIENT_CONFIG))
+    assert "fedmr.flare.learner.SuperResolutionLearner" in class_paths(
+        read_hocon(ROOT / "jobs/mscan_dp" / CLIENT_CONFIG)
+    )
 
 
-@pytest.mark.parametrize("name", ["fedmr.", "fedmr", "monai.networks.nets", "subprocess.run", "a..B", "*", " x.Y", "x.Y."])
+@pytest.mark.parametrize(
+    "name", ["fedmr.", "fedmr", "monai.networks.nets", "subprocess.run", "a..B", "*", " x.Y", "x.Y."]
+)
 def test_a_site_cannot_open_a_whole_package_by_mistake(name):
     with pytest.raises(ValueError, match="one class"):
         checked_classes([name])

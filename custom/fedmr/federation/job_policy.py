@@ -9,7 +9,10 @@ from fedmr.utils.hocon import UnsafeConfigError, read_hocon
 
 _LOG_STREAMS = "nvflare.app_common.logging."
 _ENCRYPTORS = ("fedmr.flare.he.PackedEncryptor", "nvflare.app_opt.he.model_encryptor.HEModelEncryptor")
-_STATISTICS, _STATISTICS_FILTER = "fedmr.flare.statistics.SiteStatistics", "fedmr.flare.statistics.StrictStatisticsFilter"
+_STATISTICS, _STATISTICS_FILTER = (
+    "fedmr.flare.statistics.SiteStatistics",
+    "fedmr.flare.statistics.StrictStatisticsFilter",
+)
 _STRICT_FILTERS = "fedmr.flare.filters."
 _ALONE = frozenset({"validate"})  # tasks whose results are metrics, which no encryptor takes
 

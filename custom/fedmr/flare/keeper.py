@@ -16,7 +16,8 @@ from fedmr.privacy.policy import PolicyError, read_policy
 class PolicyKeeper(Widget):
     """Lets no job start that asks for more than `local/fedmr_policy.json` allows.
 
-    It belongs into the kit's `local/resources.json` and runs in the process that launches jobs: no code of a job is there. It takes the launcher away, so that FLARE reports the job as failed.
+    It belongs into the kit's `local/resources.json` and runs in the process that launches jobs: no code of a job is
+    there. It takes the launcher away, so that FLARE reports the job as failed.
     """
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
