@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from nvflare.fuel.sec.authz import AuthzContext, Person
+from nvflare.security.security import FLAuthorizer
 
-from fedmr.federation.kits import ALLOWED, ConsortiumError, Kits, fill_kit, free_port, open_kits, provision
+from fedmr.federation.allow_list import ALLOWED
+from fedmr.federation.kits import ConsortiumError, Kits, fill_kit, free_port, open_kits, provision
+from fedmr.privacy.policy import POLICY_FILE, SUGGESTED, Policy, read_policy
 from simulator import ROOT, SITES
 
 PROJECT = ROOT / "poc" / "project.yml"
@@ -66,7 +70,8 @@ def test_a_site_allows_fedmr_once_and_offers_its_gpus(kit):
     assert all(allowed.count(name) == 1 for name in ALLOWED)
     manager = next(c for c in resources(kit)["components"] if c["id"] == "resource_manager")
     assert (manager["args"]["num_of_gpus"], manager["args"]["mem_per_gpu_in_GiB"]) == (2, 80)
-    assert not (kit / "local" / "authorization.json").exists()
+    rights = json.loads((kit / "local" / "authorization.json").read_text())["permissions"]
+    assert [rights[role]["byoc"] for role in ("project_admin", "lead")] == ["any", "any"]
 
 
 def test_a_site_that_forbids_code_takes_it_from_nobody_and_leaves_all_else(kit):
@@ -78,9 +83,34 @@ def test_a_site_that_forbids_code_takes_it_from_nobody_and_leaves_all_else(kit):
     for role, rights in after.items():
         assert rights["byoc"] == "none"
         if isinstance(before[role], dict):
-            assert {k: v for k, v in rights.items() if k != "byoc"} == {
-                k: v for k, v in before[role].items() if k != "byoc"
+            changed = {"byoc", "shell_commands"}
+            assert {k: v for k, v in rights.items() if k not in changed} == {
+                k: v for k, v in before[role].items() if k not in changed
             }
+
+
+def test_no_admin_reads_files_of_a_filled_kits_machine_and_no_log_leaves_it(provisioned, tmp_path):
+    for name in (provisioned.server["name"], "site-1"):
+        kit = Path(shutil.copytree(provisioned.folder / name, tmp_path / name))
+        fill_kit(kit)
+        rights = json.loads((kit / "local" / "authorization.json").read_text())
+        for command in ("cat", "head", "tail", "grep", "ls", "pwd"):
+            for role in rights["permissions"]:
+                person = Person("eve", "hospital_a", role)
+                context = AuthzContext(user=person, submitter=person, right=command)
+                assert FLAuthorizer("hospital_a", rights).authorize(context)[0] is False
+        assert resources(kit)["allow_log_streaming"] is False
+        assert "app_common.logging" not in json.dumps(resources(kit))
+        assert [c["id"] for c in resources(kit)["components"]].count("policy_keeper") == 1
+
+
+def test_a_site_gets_a_policy_to_start_with_which_is_its_owners_from_then_on(kit):
+    (kit / "local" / POLICY_FILE).unlink(missing_ok=True)
+    fill_kit(kit)
+    assert read_policy(kit / "local") == SUGGESTED
+    (kit / "local" / POLICY_FILE).write_text('{"delta": 1e-6}')
+    fill_kit(kit)
+    assert read_policy(kit / "local") == Policy(delta=1e-6)
 
 
 def test_what_is_no_kit_and_data_of_nobody_are_said(kit, tmp_path):

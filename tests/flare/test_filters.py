@@ -35,6 +35,7 @@ from fedmr.flare.filters import (
 )
 from fedmr.privacy.accountant import BUDGET_FILE, Budget, BudgetError, gaussian_epsilon
 from fedmr.privacy.mechanism import compare, to_vector
+from fedmr.privacy.policy import POLICY_FILE
 from fedmr.utils.errors import UnsafeError
 
 ROOT = Path(__file__).parents[2]
@@ -200,6 +201,19 @@ def test_metrics_of_few_or_unknown_volumes_stay_but_the_update_leaves(fl_ctx):
     with pytest.raises(UnsafeError, match="fewer than 3"):
         strict.process(reply({"n_volumes": 2, "model": {"psnr": 33.3}}, DataKind.METRICS), fl_ctx)
     assert MetaKey.INITIAL_METRICS not in from_shareable(strict.process(reply(), fl_ctx)).meta
+
+
+def test_no_job_lowers_the_sites_own_least_number_of_volumes(any_filter, fl_ctx, workspace):
+    (Path(workspace.get_site_config_dir()) / POLICY_FILE).write_text('{"min_volumes": 3}')
+    with pytest.raises(UnsafeError, match="fewer than 3"):
+        any_filter.process(reply({"n_volumes": 2, "model": {"psnr": 33.3}}, DataKind.METRICS), fl_ctx)
+    assert MetaKey.INITIAL_METRICS not in from_shareable(any_filter.process(reply(), fl_ctx)).meta
+
+
+def test_no_job_raises_the_sites_own_budget(fl_ctx, workspace):
+    (Path(workspace.get_site_config_dir()) / POLICY_FILE).write_text('{"max_epsilon": {"site": 1.0}}')
+    with pytest.raises(BudgetError, match="max_epsilon is 1"):
+        GaussianPrivacy(clip=1.0, noise_multiplier=1.0, max_epsilon=1e12).process(reply(), fl_ctx)
 
 
 def test_a_site_that_trains_alone_sends_steps_and_metrics_and_pays_nothing(any_filter, fl_ctx, workspace):

@@ -22,6 +22,8 @@ from pyhocon import ConfigFactory
 
 from fedmr.data.datalist import DATA_ROOT_VARIABLE
 from fedmr.federation.render import CLIENT_CONFIG, SERVER_CONFIG
+from fedmr.flare.statistics import SmallDataSetCleanser
+from fedmr.privacy.policy import POLICY_FILE
 from fedmr.reports.statistics import ARTEFACT, INTENSITY, PER_PATIENT, PER_VOLUME, Sample
 
 JOB = Path(__file__).parents[2] / "jobs" / "federated_stats"
@@ -42,12 +44,13 @@ def build(node: dict):
 class Site:
     """One site's part of the job: components, executor and filter as the rendered job configures them."""
 
-    def __init__(self, name: str, root: Path | None = None, samples=None):
+    def __init__(self, name: str, root: Path | None = None, samples=None, local: Path = Path("no-policy")):
         self.components = {node["id"]: build(node) for node in CLIENT["components"]}
         if samples:  # instead of volumes
             self.components["generator"].initialize = lambda fl_ctx: None
             self.components["generator"]._samples = samples
-        workspace = root and Workspace(str(root), site_name=name)
+        owners = SimpleNamespace(get_site_config_dir=lambda: str(local))
+        workspace = Workspace(str(root), site_name=name) if root else owners
         engine = SimpleNamespace(get_component=self.components.get, get_workspace=lambda: workspace)
         self.fl_ctx = FLContext()
         self.fl_ctx.set_prop(ReservedKey.ENGINE, engine, private=True)
@@ -216,3 +219,16 @@ def test_a_site_without_data_says_so(root, caplog):
 def test_what_the_executor_sends_is_what_the_filter_cleanses():
     """FLARE's filter passes other kinds of data on as they are."""
     assert build(EXECUTOR).get_data_kind() in build(FILTER).data_kinds
+
+
+def test_no_job_lowers_the_sites_own_least_number_of_patients(tmp_path):
+    (tmp_path / POLICY_FILE).write_text('{"min_patients": 7}')
+    inputs = build(CONTROLLER)._prepare_inputs(StC.STATS_1st_STATISTICS)
+    for patients, count in ((MINIMUM, 0), (7, 9)):
+        site = Site("site-1", samples=samples([1.0] * 9, patients), local=tmp_path)
+        sent = fobs.loads(from_shareable(site.reply(inputs)).data[StC.STATS_1st_STATISTICS])
+        assert sent["count"]["all"][INTENSITY] == count
+    ids = [i for i, part in site.components.items() if i in FILTER["args"]["result_cleanser_ids"]]
+    bare = [i for i in ids if not isinstance(site.components[i], SmallDataSetCleanser)]
+    with pytest.raises(ValueError, match="min_patients"):
+        site.reply(inputs, build(FILTER | {"args": {"result_cleanser_ids": bare}}))

@@ -174,7 +174,7 @@ def without(name):
         (lambda key: encrypt(model(0), 3, key, FOUR)[0], "it was packed by"),
         (lambda key: encrypt(model(0), 3, Key(he_context.client(1)), TWO)[0], "encrypted with the key"),
         (lambda key: dataclasses.replace(encrypt(model(0), 3, key, TWO)[0], steps=257), "257 steps, 256 are allowed"),
-        (lambda key: dataclasses.replace(encrypt(model(0), 3, key, TWO)[0], ciphertexts=[]), "0 ciphertexts for 354"),
+        (lambda key: dataclasses.replace(encrypt(model(0), 3, key, TWO)[0], ciphertexts=[]), "0 ciphertexts for 355"),
     ],
 )
 def test_what_does_not_belong_to_the_sum_is_refused_and_the_sum_stays(key, changed, message):
@@ -184,6 +184,27 @@ def test_what_does_not_belong_to_the_sum_is_refused_and_the_sum_stays(key, chang
         total.add(changed(key))
     result = decrypt(total.result(), key)
     assert all(result[name] == pytest.approx(value, abs=TWO.resolution) for name, value in model(1).items())
+
+
+@pytest.mark.parametrize(("true", "stated"), [(256, 36), (36, 256), (3, 4), (4, 3)])
+def test_steps_that_are_not_those_of_the_ciphertexts_are_found_out(key, true, stated):
+    honest = [encrypt(model(n), 36, key, TWO)[0] for n in range(3)]
+    liar = dataclasses.replace(encrypt(model(0), true, key, TWO)[0], steps=stated)
+    with pytest.raises(ValueError, match="steps that it states"):
+        decrypt(add_up([*honest, liar]).result(), key)
+    with pytest.raises(ValueError, match="steps that it states"):  # by the server
+        decrypt(dataclasses.replace(add_up(honest).result(), steps=stated), key)
+
+
+def test_a_mean_above_what_sites_can_send_is_found_out(key):
+    """A site that packs weights by hand, beyond the clip."""
+    vector = np.full(4, 1.4 * TWO.clip)
+    vector[-1] = TWO.clip
+    integers = np.rint(vector * 36 / TWO.resolution).astype(np.int64).reshape(-1, 2)
+    slots = integers @ np.array([1, TWO.radix])
+    forged = Encrypted(key.encrypt(slots), {"w": [3]}, TWO, key.name, 36)
+    with pytest.raises(ValueError, match="sites clip to"):
+        decrypt(forged, key)
 
 
 def test_another_key_does_not_decrypt_even_if_the_header_says_it_does(key):

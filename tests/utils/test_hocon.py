@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+import pytest
 from pyhocon import ConfigFactory
 
 from fedmr.federation.render import SERVER_CONFIG
 from fedmr.utils.environment import ROOT
-from fedmr.utils.hocon import read_hocon
+from fedmr.utils.hocon import UnsafeConfigError, reaches_out, read_hocon
 
 CONFIG = ROOT / "jobs" / "unet_flmrcm" / SERVER_CONFIG
 
@@ -24,3 +25,31 @@ def test_a_changed_file_is_read_anew(tmp_path: Path):
     for rounds in (3, 4):
         (tmp_path / "c.conf").write_text(f"num_rounds = {rounds}")
         assert read_hocon(tmp_path / "c.conf")["num_rounds"] == rounds
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'include url("http://127.0.0.1:9/x.conf")',
+        'include file("/etc/hostname")',
+        'include required(file("other.conf"))',
+        'include package("fedmr:x.conf")',
+        'a { INCLUDE "other.conf" }',
+        "a = ${SECRET}",
+        "a = ${?SECRET}",
+        'a = x ["b", ${SECRET}]',
+        "a += ${SECRET}",
+    ],
+)
+def test_a_config_that_reaches_out_of_its_file_is_refused_unread(text, tmp_path, monkeypatch):
+    monkeypatch.setenv("SECRET", "s3cret")
+    monkeypatch.setattr("urllib.request.urlopen", lambda *a, **k: pytest.fail("a request was sent"))
+    path = tmp_path / "c.conf"
+    path.write_text(text)
+    with pytest.raises(UnsafeConfigError, match=r"c\.conf"):
+        read_hocon(path)
+
+
+def test_every_rendered_job_is_self_contained():
+    for path in (ROOT / "jobs").rglob("*.conf"):
+        assert reaches_out(path.read_text()) == "", path

@@ -14,13 +14,11 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from fedmr.data.datalist import DATA_ROOT_FILE
+from fedmr.federation.allow_list import class_allow_list
+from fedmr.privacy.policy import read_policy, write_policy
 
-# What FedMR's jobs name and FLARE's own list lacks; a name that ends in a dot stands for all that begins with it.
-ALLOWED = (
-    "fedmr.",
-    "nvflare.app_common.executors.learner_executor.LearnerExecutor",
-    "nvflare.app_opt.pt.file_model_persistor.PTFileModelPersistor",
-)
+_KEEPER = {"id": "policy_keeper", "path": "fedmr.flare.keeper.PolicyKeeper", "args": {}}
+_LOG_STREAMERS = "nvflare.app_common.logging."  # FLARE's components by which sites' logs leave
 _PORTS = ("fed_learn_port", "admin_port")
 
 
@@ -146,6 +144,10 @@ def fill_kit(
 ) -> None:
     """Write what only the owner of a kit knows into its `local` folder; what FLARE signed is not touched.
 
+    Whatever the arguments, logs do not leave, no admin reads files of the machine, jobs without code may name
+    FedMR's components and those of the owner's policy alone, and the policy holds. A site gets a policy to start
+    with; one that is there is its owner's and stays.
+
     Args:
         kit: startup kit of a server or a site, as it came from `nvflare provision`.
         data: data root of the site.
@@ -155,40 +157,57 @@ def fill_kit(
 
     Raises:
         ConsortiumError: the folder is no kit, or holds no site's data.
+        ValueError: the owner's policy cannot be read, or allows more than single classes.
     """
     local = kit / "local"
     if not (local / "resources.json.default").is_file():
         raise ConsortiumError(f"{kit} is no startup kit of a server or a site: local/resources.json.default is missing")
     resources = json.loads((local / "resources.json.default").read_text())
-    resources["class_allow_list"] += [name for name in ALLOWED if name not in resources["class_allow_list"]]
     components = {component["id"]: component for component in resources["components"]}
-    if "job_manager" in components:  # FLARE's own places are shared by all servers of a machine
+    is_site = "job_manager" not in components
+    if is_site:
+        write_policy(local)
+    else:  # FLARE's own places are shared by all servers of a machine
         components["job_manager"]["args"]["uri_root"] = str((kit / "storage" / "jobs").resolve())
         snapshots = resources["snapshot_persistor"]["args"]["storage"]["args"]
         snapshots["root_dir"] = str((kit / "storage" / "snapshots").resolve())
     if "resource_manager" in components:
         components["resource_manager"]["args"] |= {"num_of_gpus": gpus, "mem_per_gpu_in_GiB": gpu_memory}
+    _restrict(resources, class_allow_list(read_policy(local).classes))
     (local / "resources.json").write_text(json.dumps(resources, indent=2) + "\n")
+    rights = json.loads((local / "authorization.json.default").read_text())
+    none = {"shell_commands": "none"} | ({"byoc": "none"} if forbid_code else {})
+    for role, permissions in rights["permissions"].items():
+        rights["permissions"][role] = _all_rights(permissions) | none
+    (local / "authorization.json").write_text(json.dumps(rights, indent=2) + "\n")
     if data is not None:
-        if not (data / kit.name / "datalist.json").is_file():
-            raise ConsortiumError(
-                f"{data} holds no data for {kit.name}: {kit.name}/datalist.json is missing. Make demo data with "
-                "`fedmr demo-data`, or prepare the site's own with `fedmr prepare`"
-            )
-        (local / DATA_ROOT_FILE).write_text(f"{data.resolve()}\n")
-    if forbid_code:
-        rights = json.loads((local / "authorization.json.default").read_text())
-        for role, permissions in rights["permissions"].items():
-            rights["permissions"][role] = _without_code(permissions)
-        (local / "authorization.json").write_text(json.dumps(rights, indent=2) + "\n")
+        _set_data(kit, data)
 
 
-def _without_code(permissions: Any) -> Any:
-    """A role's rights less "byoc"; "any" is short for all rights."""
-    if not isinstance(permissions, dict):
-        rights = ("submit_job", "clone_job", "manage_job", "download_job", "view", "operate", "shell_commands")
-        permissions = dict.fromkeys(rights, permissions)
-    return permissions | {"byoc": "none"}
+def _restrict(resources: dict[str, Any], classes: list[str]) -> None:
+    """Let FLARE build these classes alone, send no logs, and ask the policy before a job starts."""
+    resources["class_allow_list"] = classes
+    resources["class_list_enforcement_mode"] = "enforce"
+    resources["allow_log_streaming"] = False
+    kept = [part for part in resources["components"] if not part.get("path", "").startswith(_LOG_STREAMERS)]
+    resources["components"] = [*kept, _KEEPER]
+
+
+def _set_data(kit: Path, data: Path) -> None:
+    if not (data / kit.name / "datalist.json").is_file():
+        raise ConsortiumError(
+            f"{data} holds no data for {kit.name}: {kit.name}/datalist.json is missing. Make demo data with "
+            "`fedmr demo-data`, or prepare the site's own with `fedmr prepare`"
+        )
+    (kit / "local" / DATA_ROOT_FILE).write_text(f"{data.resolve()}\n")
+
+
+def _all_rights(permissions: Any) -> dict[str, Any]:
+    """A role's rights, one by one; "any" is short for all of them."""
+    if isinstance(permissions, dict):
+        return permissions
+    rights = ("submit_job", "clone_job", "manage_job", "download_job", "view", "operate", "byoc")
+    return dict.fromkeys(rights, permissions)
 
 
 def _without_ports(project: dict[str, Any]) -> dict[str, Any]:

@@ -21,10 +21,12 @@ from nvflare.app_common.filters.exclude_vars import ExcludeVars
 from nvflare.app_common.filters.percentile_privacy import PercentilePrivacy
 from nvflare.app_common.filters.svt_privacy import SVTPrivacy
 
+from fedmr.flare.sites import local_folder
 from fedmr.privacy import mechanism as privacy
 from fedmr.privacy.accountant import BUDGET_FILE, Budget
 from fedmr.privacy.mechanism import LOCAL_RECORD as LOCAL_RECORD
 from fedmr.privacy.mechanism import Vector
+from fedmr.privacy.policy import read_policy
 from fedmr.utils.errors import UnsafeError
 from fedmr.utils.validation import require
 
@@ -42,7 +44,7 @@ class StrictFilter(DXOFilter):
 
     Args:
         min_volumes: metrics that are means over fewer volumes do not leave, nor do those of an unknown number if
-            this is above 1.
+            this is above 1. The site's policy may ask for more.
     """
 
     def __init__(self, min_volumes: int = 1) -> None:
@@ -57,20 +59,23 @@ class StrictFilter(DXOFilter):
             ContentBlockedException: data of another kind.
             UnsafeError: something in the reply must not leave.
             BudgetError: the privacy budget is spent or unknown.
+            PolicyError: the site's policy cannot be read.
         """
         if shareable.get_return_code() != ReturnCode.OK:
             return make_reply(shareable.get_return_code())  # an error needs no content
+        least = max(self.min_volumes, read_policy(local_folder(fl_ctx)).min_volumes)
         dxo = from_shareable(shareable)
         if dxo.data_kind not in self.data_kinds:
             raise ContentBlockedException(f"{type(self).__name__} does not let {dxo.data_kind} leave the site")
         if dxo.data_kind == DataKind.METRICS:
-            return DXO(DataKind.METRICS, data=privacy.public_metrics(dxo.data, self.min_volumes)).to_shareable()
-        protected = DXO(DataKind.WEIGHT_DIFF, data=dxo.data, meta=self._public_meta(dxo))
+            return DXO(DataKind.METRICS, data=privacy.public_metrics(dxo.data, least)).to_shareable()
+        protected = DXO(DataKind.WEIGHT_DIFF, data=dxo.data, meta=self._public_meta(dxo, least))
         if dxo.data:  # a site that trains alone sends no weights
             protected = self._apply_filter(protected, shareable, fl_ctx)
         return protected.to_shareable()
 
-    def _public_meta(self, dxo: DXO) -> dict[str, Any]:
+    @staticmethod
+    def _public_meta(dxo: DXO, least: int) -> dict[str, Any]:
         """Steps and metrics; a message of an algorithm that has more is blocked, not cut.
 
         Raises:
@@ -86,14 +91,14 @@ class StrictFilter(DXOFilter):
             raise UnsafeError(f"the update carries {', '.join(map(repr, sorted(meta)))}, which no filter protects")
         public: dict[str, Any] = {MetaKey.NUM_STEPS_CURRENT_ROUND: int(steps)}
         counted = isinstance(metrics, dict) and "n_volumes" in metrics
-        if metrics is not None and (counted or self.min_volumes == 1):
-            public[MetaKey.INITIAL_METRICS] = privacy.public_metrics(metrics, self.min_volumes)
+        if metrics is not None and (counted or least == 1):
+            public[MetaKey.INITIAL_METRICS] = privacy.public_metrics(metrics, least)
         return public
 
     def _spend(self, fl_ctx: FLContext, **release: Any) -> dict[str, float]:
         """Enter a release in the site's account and tell the job the total epsilon, which no data are in."""
         engine = fl_ctx.get_engine()
-        budget = Budget(Path(engine.get_workspace().get_site_config_dir()) / BUDGET_FILE)
+        budget = Budget(local_folder(fl_ctx) / BUDGET_FILE)
         epsilon, number = budget.spend(**release)
         self.log_info(fl_ctx, f"privacy: epsilon {epsilon:.5g} of {release['max_epsilon']:g}, release {number}")
         point = create_analytic_dxo("privacy/epsilon", epsilon, AnalyticsDataType.SCALAR, global_step=number)

@@ -1,5 +1,6 @@
 """Homomorphic encryption: `fedmr.privacy.packing` as filters and an aggregator, and what FLARE's own lacks."""
 
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,16 @@ from nvflare.app_opt.pt.model_persistence_format_manager import PTModelPersisten
 from nvflare.fuel.sec.security_content_service import SecurityContentService
 
 from fedmr.flare.messages import unpack
+from fedmr.flare.sites import local_folder
 from fedmr.privacy import packing as packed_he
 from fedmr.privacy.bfv import Key
+from fedmr.privacy.key_lock import FAILURES_FILE, KeyLock
+from fedmr.privacy.mechanism import public_metrics
 from fedmr.privacy.packing import ALGORITHM, CIPHERTEXTS, HEADER, Encrypted, Packing, Sum, layout_of
+from fedmr.utils.text import one_line
 
 _CONTEXT = "client_context.tenseal"  # as FLARE's HEBuilder names it
+_REFUSED = "the site refuses the model"
 
 
 class _KeyHolder(Filter):
@@ -82,11 +88,11 @@ class PackedEncryptor(_KeyHolder):
             self._received = dict(unpack(fl_ctx.get_prop(FLContextKey.TASK_DATA))[0])
 
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
-        """The encrypted result; an error passes.
+        """The encrypted result with rounded metrics; an error passes.
 
         Raises:
             ContentBlockedException: the result is no update of the received weights.
-            UnsafeError: values that are not finite, or too many steps.
+            UnsafeError: values that are not finite, too many steps, or metrics that are none.
         """
         if shareable.get_return_code() != ReturnCode.OK:
             return shareable
@@ -99,24 +105,68 @@ class PackedEncryptor(_KeyHolder):
         site, size = fl_ctx.get_identity_name(), sum(map(len, model.ciphertexts))
         say = self.log_warning if clipped else self.log_info
         say(fl_ctx, f"{site} | encrypted into {size} bytes, {clipped} weights clipped to {self.packing.clip:g}")
-        meta = {MetaKey.INITIAL_METRICS: dxo.get_meta_prop(MetaKey.INITIAL_METRICS)}
+        metrics = dxo.get_meta_prop(MetaKey.INITIAL_METRICS)
+        meta = {MetaKey.INITIAL_METRICS: public_metrics(metrics) if metrics else None}
         return _to_dxo(model, meta | {MetaKey.NUM_STEPS_CURRENT_ROUND: model.steps}).to_shareable()
 
 
 class PackedDecryptor(_KeyHolder):
-    """Turns the encrypted global model into weights. The first round's is not encrypted."""
+    """Turns the encrypted global model into weights, and refuses what no honest server sends.
+
+    The first round's model is not encrypted; no other plaintext is taken. The packing is the site's own, the layout
+    that of the first model. What is refused gets one answer, whatever was wrong with it, and is counted over all
+    jobs (`fedmr.privacy.key_lock`): a server must not learn the key from a site's answers.
+
+    Args:
+        packing: the numbers of `fedmr.privacy.packing.Packing`, as at the encryptor.
+        context_file: in the site's startup folder.
+    """
+
+    def __init__(self, packing: dict[str, Any] | None = None, context_file: str = _CONTEXT) -> None:
+        super().__init__(context_file)
+        self.packing = Packing.from_dict(packing or {})
+        self._layout: dict[str, list[int]] = {}
+        self._plain = b""  # digest of the first round's model
 
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
         """The task with weights.
 
         Raises:
-            ValueError: the model was encrypted with another key, or in another way.
+            ContentBlockedException: the model is refused.
+            KeyLockedError: too many were.
         """
-        dxo = from_shareable(shareable)
+        lock = KeyLock(local_folder(fl_ctx) / FAILURES_FILE)
+        lock.require_open()
+        try:
+            weights = self._weights(from_shareable(shareable))
+        except Exception as error:  # the answer must not depend on what went wrong
+            lock.add(one_line(error))
+            raise ContentBlockedException(_REFUSED) from None
+        return DXO(DataKind.WEIGHTS, weights).update_shareable(shareable) if weights is not None else shareable
+
+    def _weights(self, dxo: DXO) -> dict[str, Any] | None:
+        """Decrypted weights, None if they may be used as they are.
+
+        Raises:
+            ValueError: the model must not be used.
+        """
         if dxo.get_meta_prop(MetaKey.PROCESSED_ALGORITHM) is None:
-            return shareable
-        weights = packed_he.decrypt(_from_dxo(dxo), self.key)
-        return DXO(DataKind.WEIGHTS, weights).update_shareable(shareable)
+            digest = _digest(dxo)
+            if self._layout and digest != self._plain:
+                raise ValueError("a second plaintext model")
+            self._layout, self._plain = layout_of(dxo.data), digest
+            return None
+        model = _from_dxo(dxo)
+        if model.packing != self.packing:
+            raise ValueError(f"it was packed by {model.packing}, the site packs by {self.packing}")
+        if not 1 <= model.steps <= self.packing.max_steps * self.packing.max_sites:
+            raise ValueError(f"it states {model.steps} steps, more than all sites can do")
+        layout = {name: list(shape) for name, shape in model.layout.items()}
+        if self._layout and list(layout.items()) != list(self._layout.items()):
+            raise ValueError("its variables are not those of the first model")
+        weights = packed_he.decrypt(model, self.key)
+        self._layout = layout
+        return dict(weights)
 
 
 class PackedAggregator(Aggregator):
@@ -155,7 +205,7 @@ class PackedAggregator(Aggregator):
             self._sum = self._sum or self._start(fl_ctx)
             self._sum.add(update)
         except ValueError as error:
-            self.log_error(fl_ctx, f"{site} | refused: {error}", fire_event=False)
+            self.log_error(fl_ctx, f"{site} | refused: {one_line(error)}", fire_event=False)
             return False
         self._key_name = update.key
         self._sites.add(site)
@@ -192,6 +242,21 @@ class HEModelLocator(PTFileModelLocator):
         dxo = super().locate_model(model_name, fl_ctx)
         serialize_nested_dict(dxo.data)
         return dxo
+
+
+def _digest(dxo: DXO) -> bytes:
+    """Hash of plaintext weights.
+
+    Raises:
+        ValueError: they are no weights.
+    """
+    if dxo.data_kind != DataKind.WEIGHTS:
+        raise ValueError(f"it holds {dxo.data_kind}, and no weights")
+    digest = hashlib.sha256()
+    for name, value in dxo.data.items():
+        array = np.asarray(value, dtype=np.float64)
+        digest.update(f"{name}{array.shape}".encode() + array.tobytes())
+    return digest.digest()
 
 
 def _to_dxo(model: Encrypted, meta: dict[str, Any]) -> DXO:

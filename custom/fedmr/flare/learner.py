@@ -23,7 +23,7 @@ from fedmr.checkpoints.card import make_card
 from fedmr.checkpoints.model_file import Model, save_model
 from fedmr.data.datalist import read_datalist
 from fedmr.flare.messages import latents_message, pack, unpack
-from fedmr.flare.sites import site_folder
+from fedmr.flare.sites import local_folder, site_folder
 from fedmr.privacy.accountant import BUDGET_FILE, Budget, BudgetError
 from fedmr.privacy.mechanism import LOCAL_RECORD
 from fedmr.reports.cross_site import OF_SERVER
@@ -192,7 +192,7 @@ class SiteLearner(Learner):
         return result
 
     def _account(self, fl_ctx: FLContext) -> Budget:
-        return Budget(Path(fl_ctx.get_engine().get_workspace().get_site_config_dir()) / BUDGET_FILE)
+        return Budget(local_folder(fl_ctx) / BUDGET_FILE)
 
     def _pay_latents(self, settings: Mrcm, fl_ctx: FLContext) -> None:
         """Enter the latents of a round in the site's account, and tell its epsilon; errors as `_pay`."""

@@ -20,6 +20,11 @@ def site_folder(fl_ctx: FLContext) -> Path:
     return find_site_folder(fl_ctx.get_identity_name(), root / "local", near=near)
 
 
+def local_folder(fl_ctx: FLContext) -> Path:
+    """Folder of what the site's owner has set, such as its policy and its privacy account."""
+    return Path(fl_ctx.get_engine().get_workspace().get_site_config_dir())
+
+
 def _typed_in() -> list[Path]:
     """Working directories of FLARE's processes above this one, nearest first.
 

@@ -16,7 +16,8 @@ from nvflare.app_common.statistics.min_count_cleanser import MinCountCleanser
 from nvflare.app_common.statistics.statistics_privacy_cleanser import StatisticsPrivacyCleanser
 from nvflare.fuel.utils.log_utils import get_obj_logger
 
-from fedmr.flare.sites import site_folder
+from fedmr.flare.sites import local_folder, site_folder
+from fedmr.privacy.policy import read_policy
 from fedmr.reports.statistics import Sample, measure
 
 
@@ -135,12 +136,19 @@ class StrictStatisticsFilter(StatisticsPrivacyFilter):
     """FLARE's filter, which however passes statistics on uncleansed where a cleanser's id is not found."""
 
     def get_cleansers(self, result_checker_ids: list[str], fl_ctx: FLContext) -> list[StatisticsPrivacyCleanser]:
-        """The cleansers, all of them.
+        """The cleansers, all of them, none of which hides less than the site's policy asks for.
 
         Raises:
-            ValueError: one is missing; FLARE then sends nothing and the server ends the job.
+            ValueError: one is missing, also one that hides small data sets where the policy asks for it; FLARE then
+                sends nothing and the server ends the job.
         """
         cleansers = super().get_cleansers(result_checker_ids, fl_ctx)
         if len(cleansers) < max(len(result_checker_ids), 1):
             raise ValueError(f"not all of the cleansers {result_checker_ids} are components of this job")
+        least = read_policy(local_folder(fl_ctx)).min_patients
+        hiding = [cleanser for cleanser in cleansers if isinstance(cleanser, SmallDataSetCleanser)]
+        if least > 1 and not hiding:
+            raise ValueError("the site's policy names min_patients, and the job has no SmallDataSetCleanser")
+        for cleanser in hiding:
+            cleanser.min_count = max(cleanser.min_count, least)
         return cleansers

@@ -13,6 +13,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from fedmr.privacy.policy import PolicyError, read_policy
 from fedmr.utils.files import write_atomically
 from fedmr.utils.validation import require
 
@@ -89,6 +90,8 @@ class Spent:
 
 class Budget:
     """The site's account. Every filter that costs privacy spends from it, in whatever job.
+
+    The ceiling is the site's policy, `fedmr.privacy.policy`, in the same folder; a job's own figures only tighten it.
 
     Args:
         path: the file, by name `BUDGET_FILE` in the `local` folder of the FLARE site; made at the first release.
@@ -183,6 +186,10 @@ class Budget:
         return self._spend(enter, unit, delta, max_epsilon)
 
     def _spend(self, enter: Callable[[Spent], Spent], unit: str, delta: float, max_epsilon: float) -> tuple[float, int]:
+        try:
+            delta, max_epsilon = read_policy(self._path.parent).tighten(unit, delta, max_epsilon)
+        except PolicyError as error:
+            raise BudgetError(str(error)) from None
         with self._locked():
             before = self.read()
             after = replace(enter(before), releases=before.releases + 1)

@@ -3,6 +3,9 @@
 A site multiplies its weights by its steps, rounds to integers and puts as many into a slot as fit. The server adds
 ciphertexts and nothing else. Who holds the key divides the sum by the steps of all, which travel in plaintext. Sums are
 exact, so that the only error is that of rounding to integers.
+
+After the weights comes one value more, the same at every site: its mean is known, so it tells whether the steps that
+were stated are those that the ciphertexts hold.
 """
 
 import math
@@ -161,8 +164,8 @@ class Sum:
                 f"the sum has no room for it: {update.steps} steps, {self.packing.max_steps} are allowed (max_steps); "
                 f"{self.sites} sites are in, {self.packing.max_sites} are allowed (max_sites)"
             )
-        if len(update.ciphertexts) != self.packing.ciphertexts(_size(self.layout)):
-            raise ValueError(f"it has {len(update.ciphertexts)} ciphertexts for {_size(self.layout)} weights")
+        if len(update.ciphertexts) != self.packing.ciphertexts(values_of(self.layout)):
+            raise ValueError(f"it has {len(update.ciphertexts)} ciphertexts for {values_of(self.layout)} values")
         self._ciphertexts.add(update.ciphertexts)
         self.key = update.key
         self.steps += update.steps
@@ -171,6 +174,11 @@ class Sum:
     def result(self) -> Encrypted:
         """The encrypted global model."""
         return Encrypted(self._ciphertexts.to_bytes(), self.layout, self.packing, self.key, self.steps)
+
+
+def values_of(layout: Layout) -> int:
+    """Number of values in the vector of a model: its weights, and the one that binds the steps."""
+    return sum(math.prod(shape) for shape in layout.values()) + 1
 
 
 def encrypt(weights: Mapping[str, Any], steps: int, key: Key, packing: Packing) -> tuple[Encrypted, int]:
@@ -186,7 +194,8 @@ def encrypt(weights: Mapping[str, Any], steps: int, key: Key, packing: Packing) 
         UnsafeError: weights that are not finite, or steps that the packing has no room for.
     """
     layout = layout_of(weights)
-    vector = np.concatenate([np.asarray(value, dtype=np.float64).reshape(-1) for value in weights.values()])
+    parts = [np.asarray(value, dtype=np.float64).reshape(-1) for value in weights.values()]
+    vector = np.concatenate([*parts, [packing.clip]])
     slots, clipped = pack(vector, steps, packing)
     return Encrypted(key.encrypt(slots), layout, packing, key.name, int(steps)), clipped
 
@@ -195,17 +204,34 @@ def decrypt(model: Encrypted, key: Key) -> dict[str, NDArray[np.float32]]:
     """Arrays by variable.
 
     Raises:
-        ValueError: encrypted with another key, or damaged.
+        ValueError: encrypted with another key, damaged, of other steps than it states, or of weights that no site
+            can have sent.
     """
     if model.key != key.name:
         raise ValueError(f"it was encrypted with the key {model.key}, this one is {key.name}; take that of its run")
-    size = _size(model.layout)
+    size = values_of(model.layout)
     if len(model.ciphertexts) != model.packing.ciphertexts(size) or model.steps < 1:
-        raise ValueError(f"it has {len(model.ciphertexts)} ciphertexts for {size} weights; it is damaged")
-    vector = unpack(key.decrypt(model.ciphertexts), model.steps, size, model.packing).astype(np.float32)
+        raise ValueError(f"it has {len(model.ciphertexts)} ciphertexts for {size} values; it is damaged")
+    mean = unpack(key.decrypt(model.ciphertexts), model.steps, size, model.packing)
+    _check(mean, model)
+    vector = mean[:-1].astype(np.float32)
     ends = np.cumsum([math.prod(shape) for shape in model.layout.values()])[:-1]
     parts = zip(model.layout.items(), np.split(vector, ends), strict=True)
     return {name: part.reshape(tuple(shape)) for (name, shape), part in parts}
+
+
+def _check(mean: Vector, model: Encrypted) -> None:
+    """Whether a decrypted mean can be one: its steps are bound to it, and no weight is above what sites can send.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    clip, slack = model.packing.clip, model.packing.resolution * model.packing.max_sites / model.steps
+    if abs(mean[-1] - clip) > slack:
+        raise ValueError(f"it does not hold the {model.steps} steps that it states; a site or the server has lied")
+    largest = float(np.abs(mean).max())
+    if largest > clip + slack:
+        raise ValueError(f"a weight's mean is {largest:.3g}, and sites clip to {clip:g}; a site or the server has lied")
 
 
 def pack(weights: Vector, steps: int, packing: Packing) -> tuple[Slots, int]:
@@ -244,10 +270,6 @@ def unpack(slots: Slots, steps: int, values: int, packing: Packing) -> Vector:
 def layout_of(weights: Mapping[str, Any]) -> dict[str, list[int]]:
     """Shapes by variable."""
     return {name: list(np.shape(value)) for name, value in weights.items()}
-
-
-def _size(layout: Layout) -> int:
-    return sum(math.prod(shape) for shape in layout.values())
 
 
 def _whole(value: Any) -> int:

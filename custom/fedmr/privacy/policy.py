@@ -1,0 +1,98 @@
+"""What a site's owner allows, in a file of the site. A job can ask for less, never for more."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from fedmr.utils.validation import refuse_unknown, require
+
+POLICY_FILE = "fedmr_policy.json"  # in the FLARE site's `local` folder
+UNITS = ("site", "patient", "slice")
+_WHOLE = {"min_patients": 0, "min_volumes": 0}
+
+
+class PolicyError(ValueError):
+    """The site's policy cannot be read, or a job asks for more than it allows; nothing is sent."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Limits of the site's owner.
+
+    Attributes:
+        delta: at which epsilons are counted, whatever larger one a job names; None leaves it to the job.
+        max_epsilon: largest total epsilon by unit, one of `UNITS`; a unit that is not named is left to the job.
+        min_patients: statistics of fewer patients do not leave.
+        min_volumes: metrics that are means over fewer volumes do not leave.
+        required_filters: classes of filters that every job must apply to what leaves by training.
+        encryption: no job may send what it has trained unencrypted.
+        classes: what jobs without code may name beside FedMR's own components.
+    """
+
+    delta: float | None = None
+    max_epsilon: Mapping[str, float] = field(default_factory=dict)
+    min_patients: int = 1
+    min_volumes: int = 1
+    required_filters: tuple[str, ...] = ()
+    encryption: bool = False
+    classes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.delta is not None:
+            require("delta", self.delta, 0, 0.1)
+        refuse_unknown("max_epsilon", self.max_epsilon, UNITS)
+        for unit, most in self.max_epsilon.items():
+            require(f"max_epsilon of a {unit}", most, 0)
+        for name, low in _WHOLE.items():
+            if require(name, getattr(self, name), low) % 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be a whole number")
+        if not isinstance(self.encryption, bool):
+            raise ValueError(f"encryption is {self.encryption!r}; it must be true or false")
+        for name in ("required_filters", "classes"):
+            if not all(isinstance(entry, str) for entry in getattr(self, name)):
+                raise ValueError(f"{name} must be a list of class paths")
+
+    def tighten(self, unit: str, delta: float, max_epsilon: float) -> tuple[float, float]:
+        """Delta and largest epsilon that hold for a job's release: the stricter of the job's and the site's."""
+        return min(delta, self.delta or delta), min(max_epsilon, self.max_epsilon.get(unit, max_epsilon))
+
+
+# What `fedmr poc site` writes: numbers of common practice, for the owner to change.
+SUGGESTED = Policy(delta=1e-5, max_epsilon=dict.fromkeys(UNITS, 10.0), min_patients=5)
+
+
+def read_policy(local: Path) -> Policy:
+    """Read the policy of a site; without a file nothing is limited.
+
+    Args:
+        local: the site's `local` folder.
+
+    Raises:
+        PolicyError: the file cannot be read or says something unknown. Errors name no path beyond the folder's name,
+            as a site's log may reach the server.
+    """
+    name = f"{local.name}/{POLICY_FILE}"
+    try:
+        content = json.loads((local / POLICY_FILE).read_text())
+    except FileNotFoundError:
+        return Policy()
+    except (OSError, ValueError) as error:
+        raise PolicyError(f"{name} cannot be read ({type(error).__name__}); mend it. Nothing is sent") from None
+    try:
+        refuse_unknown("policy", content, [entry.name for entry in fields(Policy)])
+        lists = {key: tuple(content[key]) for key in ("required_filters", "classes") if key in content}
+        return Policy(**(content | lists))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise PolicyError(f"{name}: {error}. Nothing is sent") from None
+
+
+def write_policy(local: Path, policy: Policy = SUGGESTED) -> bool:
+    """Write a policy unless there is one, which is its owner's; whether it was written."""
+    path = local / POLICY_FILE
+    if path.exists():
+        return False
+    content: dict[str, Any] = asdict(policy)
+    path.write_text(json.dumps(content, indent=2) + "\n")
+    return True

@@ -1,0 +1,33 @@
+"""Nothing that a stranger writes becomes a line of its own or a command to a terminal."""
+
+import pytest
+
+from fedmr.utils.text import one_line
+
+HOSTILE = [
+    "x\n2026-01-01 00:00:00,000 - ScatterAndGather - INFO - Round 99 finished.",
+    "a\rb",
+    "\x1b]0;owned\x07\x1b[2J\x1b[31mALL SITES VERIFIED OK",
+    "\x9b31m",
+    "a\u2028b\u2029c\x0bd\x0ce\x85f",
+    "\u202egnp.exe",
+    "\x00",
+    "\ud800",
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_no_control_or_format_character_is_left(text):
+    clean = one_line(text)
+    assert clean.isprintable()
+    assert len(clean.splitlines()) == 1
+
+
+def test_ordinary_text_of_any_language_is_left_as_it_is():
+    for text in ("its norm 3.2 is beyond the 0.5 that 36 steps can do", "Röntgen 日本 é", ""):
+        assert one_line(text) == text
+
+
+def test_long_text_is_cut_and_says_so():
+    assert one_line("a" * 1000, 10) == "a" * 10 + "..."
+    assert len(one_line("\x1b" * 1000, 10)) == 13
