@@ -34,7 +34,7 @@ from fedmr.tasks.registry import load_volumes, make_sampler
 from fedmr.training.algorithms import make_trainer
 from fedmr.training.dp_sgd import PrivateTrainer
 from fedmr.training.target_latents import protect, site_latents
-from fedmr.training.trainer import Progress, Trainer, evaluate
+from fedmr.training.trainer import Trainer, TrainingStats, evaluate
 from fedmr.utils.errors import DataError, UnsafeError
 
 STATE_FILE = "fedmr_site_state.pt"
@@ -102,7 +102,7 @@ class SuperResolutionLearner(Learner):
         trainer = self._prepare(data, rounds)
         received = {name: value.detach().clone() for name, value in trainer.net.state_dict().items()}
 
-        def say(epoch: int, progress: Progress) -> None:
+        def say(epoch: int, progress: TrainingStats) -> None:
             if not math.isnan(progress.loss):
                 self._stream("train/loss", progress.loss, trainer.epoch)
             self._stream("train/learning_rate", trainer.optimizer.param_groups[0]["lr"], trainer.epoch)
@@ -217,7 +217,7 @@ class SuperResolutionLearner(Learner):
         self.log_info(fl_ctx, f"{self._site} | privacy: {text}")
         self._stream(f"privacy/epsilon_{settings.unit}", epsilon, number)
 
-    def _log_epoch(self, fl_ctx: FLContext, number: int, rounds: int, epoch: int, progress: Progress) -> None:
+    def _log_epoch(self, fl_ctx: FLContext, number: int, rounds: int, epoch: int, progress: TrainingStats) -> None:
         """One line per site, round and epoch; FLARE's own lines name neither site nor loss."""
         epochs = self._task.local_epochs
         seconds_per_round = (time.perf_counter() - self._round_started) * epochs / (epoch + 1)

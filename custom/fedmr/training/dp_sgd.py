@@ -25,7 +25,7 @@ from fedmr.privacy.mechanism import Vector, clip, compare, system_normal
 from fedmr.tasks.config import SuperResolutionTask, Task
 from fedmr.tasks.poisson_sampling import UnitSampler
 from fedmr.tasks.registry import Sampler
-from fedmr.training.trainer import Progress, Trainer
+from fedmr.training.trainer import Trainer, TrainingStats
 
 Unit = tuple[Tensor, Tensor]
 
@@ -114,8 +114,8 @@ class PrivateTrainer(Trainer):
     def run_round(
         self,
         should_stop: Callable[[], bool] = lambda: False,
-        epoch_done: Callable[[int, Progress], None] = lambda number, progress: None,
-    ) -> Progress:
+        epoch_done: Callable[[int, TrainingStats], None] = lambda number, progress: None,
+    ) -> TrainingStats:
         """A round, paid for before it begins; see the base class.
 
         Raises:
@@ -131,9 +131,9 @@ class PrivateTrainer(Trainer):
         self._distances.clear()
         return super().run_round(should_stop, epoch_done)
 
-    def run_epoch(self, should_stop: Callable[[], bool] = lambda: False) -> Progress:
+    def run_epoch(self, should_stop: Callable[[], bool] = lambda: False) -> TrainingStats:
         """An epoch; the loss is stated as NaN."""
-        progress, started = Progress(loss=float("nan")), time.perf_counter()
+        progress, started = TrainingStats(loss=float("nan")), time.perf_counter()
         self.net.train()
         for _ in range(self.units.steps_per_epoch):
             if should_stop():
