@@ -27,13 +27,13 @@ from pyhocon import ConfigFactory
 
 from fedmr.federation.render import CLIENT_CONFIG, check, render
 from fedmr.flare.filters import (
-    LOCAL_RECORD,
     GaussianPrivacy,
     StrictExcludeVars,
     StrictPercentilePrivacy,
     StrictSVTPrivacy,
 )
 from fedmr.privacy.accountant import BUDGET_FILE, Budget, BudgetError, gaussian_epsilon
+from fedmr.privacy.ledger import LOCAL_RECORD
 from fedmr.privacy.mechanism import compare, to_vector
 from fedmr.utils.errors import UnsafeError
 
