@@ -31,7 +31,6 @@ from nvflare.apis.workspace import Workspace
 from fedmr.data.datalist import site_folders
 from fedmr.federation.render import read_num_rounds, read_task
 from fedmr.flare.filters import (
-    LOCAL_RECORD,
     GaussianPrivacy,
     StrictExcludeVars,
     StrictFilter,
@@ -39,6 +38,7 @@ from fedmr.flare.filters import (
     StrictSVTPrivacy,
 )
 from fedmr.nets import build
+from fedmr.privacy.ledger import LOCAL_RECORD
 from fedmr.privacy.mechanism import compare, to_vector
 from fedmr.tasks.config import SuperResolutionTask, Task
 from fedmr.tasks.registry import Volume, load_volumes, make_sampler

@@ -17,7 +17,7 @@ import torch
 
 from fedmr.data.datalist import read_datalist, site_folders
 from fedmr.data.splits import SPLITS
-from fedmr.physics.coils import fit
+from fedmr.physics.coils import crop_or_pad
 from fedmr.physics.degradation import fft2c, ifft2c
 
 _MIDDLE = 0.1, 0.9  # of the stack, where the head is
@@ -73,7 +73,7 @@ def smaller(voxels: np.ndarray, side: int) -> np.ndarray:
     factor = min(1.0, side / max(old))
     size = round(old[0] * factor), round(old[1] * factor)
     slices = torch.from_numpy(np.ascontiguousarray(voxels.transpose(2, 0, 1)))
-    image = ifft2c(fit(fft2c(slices), size)).abs() * (size[0] * size[1] / (old[0] * old[1])) ** 0.5
+    image = ifft2c(crop_or_pad(fft2c(slices), size)).abs() * (size[0] * size[1] / (old[0] * old[1])) ** 0.5
     return image.permute(1, 2, 0).numpy()
 
 

@@ -11,9 +11,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fedmr.federation.render import CLIENT_CONFIG, read_task
-from fedmr.flare.filters import LOCAL_RECORD
 from fedmr.nets import build
 from fedmr.privacy.accountant import BUDGET_FILE, gaussian_epsilon
+from fedmr.privacy.ledger import LOCAL_RECORD
 from fedmr.runs.run import read_figures
 from fedmr.tasks.config import Task
 from poc import Consortium, consortium

@@ -26,14 +26,9 @@ from nvflare.private.privacy_manager import PrivacyService
 from pyhocon import ConfigFactory
 
 from fedmr.federation.render import CLIENT_CONFIG, check, render
-from fedmr.flare.filters import (
-    LOCAL_RECORD,
-    GaussianPrivacy,
-    StrictExcludeVars,
-    StrictPercentilePrivacy,
-    StrictSVTPrivacy,
-)
+from fedmr.flare.filters import GaussianPrivacy, StrictExcludeVars, StrictPercentilePrivacy, StrictSVTPrivacy
 from fedmr.privacy.accountant import BUDGET_FILE, Budget, BudgetError, gaussian_epsilon
+from fedmr.privacy.ledger import LOCAL_RECORD
 from fedmr.privacy.mechanism import compare, to_vector
 from fedmr.privacy.policy import POLICY_FILE
 from fedmr.utils.errors import UnsafeError

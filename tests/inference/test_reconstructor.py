@@ -14,7 +14,7 @@ from fedmr.cli.main import app
 from fedmr.inference.infer import infer
 from fedmr.inference.super_resolver import Options
 from fedmr.nets import build
-from fedmr.physics.coils import zero_filled
+from fedmr.physics.coils import reconstruct_zero_filled
 from fedmr.physics.degradation import fft2c
 from fedmr.tasks.config import ReconstructionTask
 from fedmr.utils.errors import DataError
@@ -46,7 +46,7 @@ def write_scan(path, *, masked=True, coils=4, columns=COLUMNS, **datasets):
 
 
 def expected(coils=4, columns=COLUMNS):
-    return zero_filled(torch.from_numpy(kspace_of(coils=coils) * columns), CROP).numpy()
+    return reconstruct_zero_filled(torch.from_numpy(kspace_of(coils=coils) * columns), CROP).numpy()
 
 
 @pytest.mark.parametrize("masked", [True, False])

@@ -3,7 +3,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedmr.physics.coils import KspaceNetwork, consistent_coils, fit, root_sum_of_squares, statistics, zero_filled
+from fedmr.physics.coils import (
+    KspaceNetwork,
+    consistent_coils,
+    crop_or_pad,
+    reconstruct_zero_filled,
+    root_sum_of_squares,
+    statistics,
+)
 from fedmr.physics.degradation import fft2c, ifft2c
 from fedmr.physics.masks import Mask
 
@@ -25,20 +32,20 @@ def coil_images(coils, size, seed=0):
 def test_fitting_keeps_the_origin_in_place_and_fits_back(before, after):
     image = torch.zeros(3, *before)
     image[1, before[0] // 2, before[1] // 2] = 7.0
-    fitted = fit(image, after)
+    fitted = crop_or_pad(image, after)
     assert fitted.shape == (3, *after)
     assert fitted[1, after[0] // 2, after[1] // 2] == 7.0
     assert fitted.sum() == 7.0
     larger = max(before[0], after[0]), max(before[1], after[1])
     noise = torch.rand(2, *before)
-    assert torch.equal(fit(fit(noise, larger), before), noise)
+    assert torch.equal(crop_or_pad(crop_or_pad(noise, larger), before), noise)
 
 
 def test_full_kspace_gives_the_root_sum_of_squares():
     images = coil_images(4, (33, 40))
     expected = images.abs().square().sum(dim=1).sqrt()
-    assert torch.allclose(zero_filled(fft2c(images), (33, 40)), expected, atol=1e-5)
-    assert torch.allclose(zero_filled(fft2c(images), (20, 16)), fit(expected, (20, 16)), atol=1e-5)
+    assert torch.allclose(reconstruct_zero_filled(fft2c(images), (33, 40)), expected, atol=1e-5)
+    assert torch.allclose(reconstruct_zero_filled(fft2c(images), (20, 16)), crop_or_pad(expected, (20, 16)), atol=1e-5)
 
 
 @settings(max_examples=40, deadline=None)
@@ -76,8 +83,8 @@ def test_outside_the_image_the_zero_filled_one_stands_in():
     full = fft2c(coil_images(2, (40, 32)))
     mask = Mask("random", 4, 0.1)
     columns = mask.columns(32, torch.Generator().manual_seed(3))
-    whole = zero_filled(full * columns, (40, 32))
-    inner = fit(whole, (20, 32))
+    whole = reconstruct_zero_filled(full * columns, (40, 32))
+    inner = crop_or_pad(whole, (20, 32))
     with_all, with_inner = (
         consistent_coils(image, full * columns, columns, mask.center(32)) for image in (whole, inner)
     )
@@ -96,7 +103,7 @@ def test_a_slice_is_standardised_for_the_network_and_mapped_back(scale):
     everything = torch.ones(40, dtype=torch.bool)
     inner = Double()
     image = KspaceNetwork(inner)(kspace, everything, slice(18, 22), (33, 40))
-    truth = zero_filled(kspace, (33, 40))
+    truth = reconstruct_zero_filled(kspace, (33, 40))
     mean, std = statistics(truth)
     assert torch.allclose(inner.given.mean(dim=(-2, -1)), torch.zeros(2, 1), atol=1e-4)
     assert torch.allclose(inner.given.std(dim=(-2, -1)), torch.ones(2, 1), atol=1e-4)

@@ -8,7 +8,7 @@ from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
 
 from fedmr.aggregation.guard import REJECTIONS
-from fedmr.privacy.mechanism import LOCAL_RECORD
+from fedmr.privacy.ledger import LOCAL_RECORD
 from fedmr.runs.protection import distances, epsilons, protection_tables
 from fedmr.runs.run import read_events
 

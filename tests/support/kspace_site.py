@@ -8,7 +8,7 @@ import torch
 
 from fastmri_files import kspace_of
 from fedmr.data.images import Image, save_nifti
-from fedmr.physics.coils import zero_filled
+from fedmr.physics.coils import reconstruct_zero_filled
 from fedmr.tasks.config import ReconstructionTask
 
 NETWORK = {"name": "unet", "channels": 2, "pools": 2, "skip": True}
@@ -31,7 +31,7 @@ def write_kspace_site(root: Path, site: str, *, coils=3, size=(64, 40), crop=(48
     volumes = []
     for number, split in enumerate(["train"] * (patients - 2) + ["val", "test"]):
         kspace = kspace_of(number, 3, coils, size)
-        pictures = zero_filled(torch.from_numpy(kspace), crop).numpy()
+        pictures = reconstruct_zero_filled(torch.from_numpy(kspace), crop).numpy()
         (root / site / "volumes").mkdir(parents=True, exist_ok=True)
         save_nifti(Image(pictures.transpose(2, 1, 0), np.diag([1.0, 1, 5, 1])), root / site / f"volumes/{number}.nii")
         np.save(root / site / f"volumes/{number}.npy", kspace)

@@ -12,7 +12,7 @@ from fedmr.data.images import read_nifti
 from fedmr.hospital.prepare import Options, prepare
 from fedmr.metrics import psnr
 from fedmr.nets import build
-from fedmr.physics.coils import zero_filled
+from fedmr.physics.coils import reconstruct_zero_filled
 from fedmr.physics.degradation import fft2c
 from fedmr.reports.pictures import comparison_image
 from fedmr.tasks.config import Task
@@ -39,7 +39,7 @@ def test_raw_kspace_gives_its_root_sum_of_squares_in_the_images_part_of_the_view
     volume = load_volumes(kspace_site, make_task())[0]
     raw = np.load(kspace_site / "volumes" / "0.npy")
     assert volume.size == (48, 36)
-    assert torch.equal(volume.reference, zero_filled(torch.from_numpy(raw), (48, 36)))
+    assert torch.equal(volume.reference, reconstruct_zero_filled(torch.from_numpy(raw), (48, 36)))
     assert np.array_equal(volume.kspace(1, 3).numpy(), raw[1:3])
 
 
@@ -98,7 +98,7 @@ def test_batches_are_standardised_by_the_whole_slice_and_have_the_tasks_size(sit
     given, target = sampler.pair(volume, 2, torch.Generator().manual_seed(1))
     assert given.shape == target.shape == (size, size)
     columns = volume.mask.columns(45, torch.Generator().manual_seed(1))
-    image = zero_filled(volume.kspace(2, 3)[0] * columns, (48, 45))
+    image = reconstruct_zero_filled(volume.kspace(2, 3)[0] * columns, (48, 45))
     top, left = size // 2 - 24, size // 2 - 22
     standard = (image - image.mean()) / image.std()
     inside = (slice(max(top, 0), top + 48), slice(max(left, 0), left + 45))

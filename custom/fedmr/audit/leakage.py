@@ -6,7 +6,7 @@ strength of its smoothing, the audit takes the one that comes nearest to the pri
 can do, not on what attacks can do.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,7 @@ from fedmr.privacy.mechanism import Protection
 from fedmr.tasks.config import SuperResolutionTask, Task
 from fedmr.tasks.patches import PatchSampler, Volume, load_volumes
 from fedmr.training.trainer import Trainer, fit
-
-Progress = Callable[[str, int, int], None]
+from fedmr.utils.progress import Progress
 
 RECOGNISABLE_PSNR, RECOGNISABLE_SSIM = 20.0, 0.5
 SITES = 4  # whose mean a colluding site decrypts

@@ -1,30 +1,26 @@
 """Client-side privacy filters for jobs and for a site's own privacy.json. They fail closed; the maths is in
-`fedmr.privacy.mechanism`, the account of what was spent in `fedmr.privacy.accountant`."""
+`fedmr.privacy.mechanism`, the account of what was spent in `fedmr.privacy.ledger`."""
 
-import json
 import logging
 import os
 from abc import abstractmethod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nvflare.apis.analytix import AnalyticsDataType
 from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
 from nvflare.apis.dxo_filter import DXOFilter
 from nvflare.apis.filter import ContentBlockedException
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
-from nvflare.apis.utils.analytix_utils import create_analytic_dxo, send_analytic_dxo
 from nvflare.app_common.filters.exclude_vars import ExcludeVars
 from nvflare.app_common.filters.percentile_privacy import PercentilePrivacy
 from nvflare.app_common.filters.svt_privacy import SVTPrivacy
 
+from fedmr.flare.ledger import site_ledger
 from fedmr.flare.sites import local_folder
 from fedmr.privacy import mechanism as privacy
-from fedmr.privacy.accountant import BUDGET_FILE, Budget
-from fedmr.privacy.mechanism import LOCAL_RECORD as LOCAL_RECORD
+from fedmr.privacy.ledger import Charge
 from fedmr.privacy.mechanism import Vector
 from fedmr.privacy.policy import read_policy
 from fedmr.utils.errors import UnsafeError
@@ -39,7 +35,7 @@ class StrictFilter(DXOFilter):
     is not protected by noise that is measured against an update. Of a reply nothing is kept but weights, the number
     of steps and the metrics.
 
-    How far the sent update is from the true one is written into `LOCAL_RECORD` in the site's run folder, and
+    How far the sent update is from the true one is written into `ledger.LOCAL_RECORD` in the site's run folder, and
     neither sent nor logged (FLARE can send logs): it says more about the true update than epsilon allows.
 
     Args:
@@ -95,21 +91,8 @@ class StrictFilter(DXOFilter):
             public[MetaKey.INITIAL_METRICS] = privacy.public_metrics(metrics, least)
         return public
 
-    def _spend(self, fl_ctx: FLContext, **release: Any) -> dict[str, float]:
-        """Enter a release in the site's account and tell the job the total epsilon, which no data are in."""
-        engine = fl_ctx.get_engine()
-        budget = Budget(local_folder(fl_ctx) / BUDGET_FILE)
-        epsilon, number = budget.spend(**release)
-        self.log_info(fl_ctx, f"privacy: epsilon {epsilon:.5g} of {release['max_epsilon']:g}, release {number}")
-        point = create_analytic_dxo("privacy/epsilon", epsilon, AnalyticsDataType.SCALAR, global_step=number)
-        with engine.new_context() as context:
-            send_analytic_dxo(self, point, context)  # goes to the server if the job has ConvertToFedEvent
-        return {"epsilon": epsilon, "release": number}
-
     def _record(self, fl_ctx: FLContext, figures: dict[str, float]) -> None:
-        folder = Path(fl_ctx.get_engine().get_workspace().get_run_dir(fl_ctx.get_job_id()))
-        with (folder / LOCAL_RECORD).open("a") as handle:
-            handle.write(json.dumps({"filter": type(self).__name__} | figures) + "\n")
+        site_ledger(self, fl_ctx).record(type(self).__name__, figures)
 
 
 class VectorFilter(StrictFilter):
@@ -150,8 +133,8 @@ class GaussianPrivacy(VectorFilter):
 
     def protect(self, update: Vector, steps: int, fl_ctx: FLContext) -> tuple[Vector, dict[str, float]]:
         """Clipped and noised update; paid for before it exists."""
-        release = {"noise_multiplier": self.noise_multiplier, "delta": self.delta, "max_epsilon": self.max_epsilon}
-        figures = self._spend(fl_ctx, **release)
+        charge = Charge(noise_multiplier=self.noise_multiplier, delta=self.delta, max_epsilon=self.max_epsilon)
+        figures = site_ledger(self, fl_ctx).charge(charge)
         return privacy.gaussian_mechanism(update, self.clip, self.noise_multiplier), figures
 
 
@@ -241,7 +224,8 @@ class StrictSVTPrivacy(_Wrapped):
         finally:
             np.random.set_state(state)
         pure = float(result.get_meta_prop("svt_privacy_budget")["epsilon_total"])
-        return result.data["update"], self._spend(fl_ctx, pure=pure, delta=self.delta, max_epsilon=self.max_epsilon)
+        charge = Charge(pure=pure, delta=self.delta, max_epsilon=self.max_epsilon)
+        return result.data["update"], site_ledger(self, fl_ctx).charge(charge)
 
 
 class StrictExcludeVars(StrictFilter):

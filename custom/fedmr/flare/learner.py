@@ -1,6 +1,5 @@
 """The site's side of a federated job: a `Learner` around `fedmr.training.trainer`."""
 
-import json
 import math
 import os
 import time
@@ -22,10 +21,10 @@ from nvflare.app_common.tracking.log_writer import LogWriter
 from fedmr.checkpoints.card import make_card
 from fedmr.checkpoints.model_file import Model, save_model
 from fedmr.data.datalist import read_datalist
+from fedmr.flare.ledger import site_ledger
 from fedmr.flare.messages import latents_message, pack, unpack
-from fedmr.flare.sites import local_folder, site_folder
-from fedmr.privacy.accountant import BUDGET_FILE, Budget, BudgetError
-from fedmr.privacy.mechanism import LOCAL_RECORD
+from fedmr.flare.sites import site_folder
+from fedmr.privacy.accountant import BudgetError
 from fedmr.reports.cross_site import OF_SERVER
 from fedmr.reports.pictures import comparison_image
 from fedmr.tasks.config import Task
@@ -33,8 +32,8 @@ from fedmr.tasks.flmrcm_settings import Mrcm
 from fedmr.tasks.registry import load_volumes, make_sampler
 from fedmr.training.algorithms import make_trainer
 from fedmr.training.dp_sgd import PrivateTrainer
-from fedmr.training.target_latents import protect, site_latents
-from fedmr.training.trainer import Progress, Trainer, evaluate
+from fedmr.training.target_latents import charge_of, protect, site_latents
+from fedmr.training.trainer import Trainer, TrainingStats, evaluate
 from fedmr.utils.errors import DataError, UnsafeError
 
 STATE_FILE = "fedmr_site_state.pt"
@@ -102,7 +101,7 @@ class SiteLearner(Learner):
         trainer = self._prepare(data, rounds)
         received = {name: value.detach().clone() for name, value in trainer.net.state_dict().items()}
 
-        def say(epoch: int, progress: Progress) -> None:
+        def say(epoch: int, progress: TrainingStats) -> None:
             if not math.isnan(progress.loss):
                 self._stream("train/loss", progress.loss, trainer.epoch)
             self._stream("train/learning_rate", trainer.optimizer.param_groups[0]["lr"], trainer.epoch)
@@ -110,7 +109,7 @@ class SiteLearner(Learner):
 
         try:
             if isinstance(trainer, PrivateTrainer):
-                self._pay(trainer, fl_ctx)
+                site_ledger(self, fl_ctx, self._stream).charge(trainer.charge)
             progress = trainer.run_round(lambda: bool(abort_signal.triggered), say)
         except FloatingPointError as error:
             return self._fail(fl_ctx, str(error))
@@ -121,8 +120,7 @@ class SiteLearner(Learner):
             return make_reply(ReturnCode.TASK_ABORTED)
         self._save(trainer)
         if isinstance(trainer, PrivateTrainer):
-            with self._state_file.with_name(LOCAL_RECORD).open("a") as record:
-                record.write(json.dumps({"filter": "DP-SGD, mean of the steps"} | trainer.distance()) + "\n")
+            site_ledger(self, fl_ctx).record("DP-SGD, mean of the steps", trainer.distance())
         trained = {} if _is_alone(trainer) else trainer.net.state_dict()
         difference = {k: (v - received[k]).cpu().numpy() for k, v in trained.items()}
         controls = {k: v.cpu().numpy() for k, v in trainer.send().items()}
@@ -161,8 +159,8 @@ class SiteLearner(Learner):
         try:
             if self._site not in settings.target_sites:
                 raise UnsafeError("it is no target site of the job")
-            if settings.noise_multiplier:
-                self._pay_latents(settings, fl_ctx)
+            if charge := charge_of(settings):
+                site_ledger(self, fl_ctx, self._stream).charge(charge)
         except (UnsafeError, BudgetError) as error:  # the site can still train and test models
             self.log_error(fl_ctx, f"{self._site} gives no latents: {error}", fire_event=False)
             return make_reply(ReturnCode.EXECUTION_RESULT_ERROR)
@@ -191,33 +189,7 @@ class SiteLearner(Learner):
             result["personal"] = evaluate(trainer.personal, volumes, self._task, should_stop=stop)["model"]
         return result
 
-    def _account(self, fl_ctx: FLContext) -> Budget:
-        return Budget(local_folder(fl_ctx) / BUDGET_FILE)
-
-    def _pay_latents(self, settings: Mrcm, fl_ctx: FLContext) -> None:
-        """Enter the latents of a round in the site's account, and tell its epsilon; errors as `_pay`."""
-        epsilon, number = self._account(fl_ctx).spend(
-            noise_multiplier=settings.noise_multiplier, delta=settings.delta, max_epsilon=settings.max_epsilon
-        )
-        text = f"epsilon {epsilon:.5g} of {settings.max_epsilon:g}, release {number}"
-        self.log_info(fl_ctx, f"{self._site} | privacy: {text}")
-        self._stream("privacy/epsilon", epsilon, number)
-
-    def _pay(self, trainer: PrivateTrainer, fl_ctx: FLContext) -> None:
-        """Enter the round to come in the site's account, which outlives the job, and tell its epsilon.
-
-        Raises:
-            BudgetError: the budget is spent, or unknown; the round must not be trained.
-        """
-        settings = trainer.settings
-        epsilon, number = self._account(fl_ctx).spend_steps(
-            trainer.round_cost, unit=settings.unit, delta=settings.delta, max_epsilon=settings.max_epsilon
-        )
-        text = f"epsilon {epsilon:.5g} of {settings.max_epsilon:g} per {settings.unit}, release {number}"
-        self.log_info(fl_ctx, f"{self._site} | privacy: {text}")
-        self._stream(f"privacy/epsilon_{settings.unit}", epsilon, number)
-
-    def _log_epoch(self, fl_ctx: FLContext, number: int, rounds: int, epoch: int, progress: Progress) -> None:
+    def _log_epoch(self, fl_ctx: FLContext, number: int, rounds: int, epoch: int, progress: TrainingStats) -> None:
         """One line per site, round and epoch; FLARE's own lines name neither site nor loss."""
         epochs = self._task.local_epochs
         seconds_per_round = (time.perf_counter() - self._round_started) * epochs / (epoch + 1)

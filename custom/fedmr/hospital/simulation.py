@@ -21,7 +21,7 @@ from scipy import fft, ndimage
 
 Array = npt.NDArray[np.float32]
 Affine = npt.NDArray[np.float64]
-Progress = Callable[[str], None]
+Say = Callable[[str], None]
 
 # Tissue: field strength (T): proton density, T1, T2; bone, flowing blood, air give no signal. 1.5 T and all
 # densities: BrainWeb (Kwan, Evans, Pike, IEEE Trans Med Imaging 18:1085, 1999). 3 T: wm, gm Wansapura et al.,
@@ -279,7 +279,7 @@ def _refuse_real_data(site: Path) -> None:
 
 
 def make_hospitals(
-    out: Path, *, sites: int = 4, patients: int = 6, seed: int = 0, progress: Progress | None = None
+    out: Path, *, sites: int = 4, patients: int = 6, seed: int = 0, progress: Say | None = None
 ) -> list[Path]:
     """Write OUT/site-k/sub-nnn/anat/sub-nnn_CONTRAST.nii.gz (int16), OUT/site-k/datalist.json; site folders.
 

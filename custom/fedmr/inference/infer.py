@@ -2,7 +2,7 @@
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,8 +17,7 @@ from fedmr.inference.super_resolver import Options, SuperResolver
 from fedmr.inference.tiling import TileError
 from fedmr.tasks.config import ReconstructionTask
 from fedmr.utils.errors import DataError
-
-Progress = Callable[[str, int, int], None]
+from fedmr.utils.progress import Progress
 
 
 @dataclass

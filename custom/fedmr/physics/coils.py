@@ -13,7 +13,7 @@ from fedmr.physics.degradation import fft2c, ifft2c
 COIL = -3
 
 
-def fit(image: Tensor, size: tuple[int, int]) -> Tensor:
+def crop_or_pad(image: Tensor, size: tuple[int, int]) -> Tensor:
     """Cut out the middle of (..., H, W), or pad with zeros, to (..., *size); the origin (H//2, W//2) stays one."""
     (height, width), (new_height, new_width) = image.shape[-2:], size
     top, left = new_height // 2 - height // 2, new_width // 2 - width // 2
@@ -25,9 +25,9 @@ def root_sum_of_squares(coils: Tensor) -> Tensor:
     return torch.linalg.vector_norm(coils, dim=COIL)
 
 
-def zero_filled(kspace: Tensor, size: tuple[int, int]) -> Tensor:
+def reconstruct_zero_filled(kspace: Tensor, size: tuple[int, int]) -> Tensor:
     """Magnitude image (..., h, w) of k-space (..., C, ky, kx) that has zeros where nothing was measured."""
-    return fit(root_sum_of_squares(ifft2c(kspace)), size)
+    return crop_or_pad(root_sum_of_squares(ifft2c(kspace)), size)
 
 
 def consistent_coils(image: Tensor, kspace: Tensor, measured: Tensor, center: slice) -> Tensor:
@@ -51,8 +51,8 @@ def consistent_coils(image: Tensor, kspace: Tensor, measured: Tensor, center: sl
     low = ifft2c(low)
     maps = low / root_sum_of_squares(low).unsqueeze(COIL).clamp_min(torch.finfo(torch.float32).tiny)
     shape = kspace.shape[-2], kspace.shape[-1]
-    inside = fit(torch.ones_like(image), shape)
-    whole = torch.where(inside > 0, fit(image, shape), zero_filled(kspace, shape))
+    inside = crop_or_pad(torch.ones_like(image), shape)
+    whole = torch.where(inside > 0, crop_or_pad(image, shape), reconstruct_zero_filled(kspace, shape))
     return ifft2c(torch.where(measured, kspace, fft2c(whole.unsqueeze(COIL) * maps)))
 
 
@@ -84,13 +84,13 @@ class KspaceNetwork(nn.Module):
         Returns:
             (N, h, w) float32, values >= 0, in the units of the input.
         """
-        image = zero_filled(kspace, size)
+        image = reconstruct_zero_filled(kspace, size)
         mean, std = statistics(image)
         given = ((image - mean) / std).unsqueeze(1).contiguous(memory_format=torch.channels_last)
         image = (self.net(given)[:, 0] * std + mean).clamp_min(0)
         if self.data_consistency:
             coils = consistent_coils(image, kspace, measured, center)
-            image = fit(root_sum_of_squares(coils), size)
+            image = crop_or_pad(root_sum_of_squares(coils), size)
         return image
 
 

@@ -63,6 +63,26 @@ def sampled_epsilon(steps: Sequence[Steps], delta: float) -> float:
         return float(accountant.get_epsilon(delta)) if steps else 0.0
 
 
+def check_total(epsilon: float, what: str, *, unit: str, delta: float, max_epsilon: float) -> None:
+    """Refuse what would exceed the budget.
+
+    Args:
+        epsilon: the total, with the release.
+        what: the release, in words.
+        unit: whom epsilon protects.
+        delta: of epsilon.
+        max_epsilon: largest total that may be reached.
+
+    Raises:
+        BudgetError: the total is above it, or is NaN.
+    """
+    if not epsilon <= max_epsilon:
+        raise BudgetError(
+            f"the privacy budget is spent: with {what} epsilon per {unit} would be {epsilon:.5g} at delta "
+            f"{delta:g}, and max_epsilon is {max_epsilon:g}. Nothing is sent"
+        )
+
+
 @dataclass(frozen=True)
 class Spent:
     """All that a site has released.
@@ -194,11 +214,8 @@ class Budget:
             before = self.read()
             after = replace(enter(before), releases=before.releases + 1)
             epsilon = after.epsilon(delta, unit)
-            if not epsilon <= max_epsilon:
-                raise BudgetError(
-                    f"the privacy budget is spent: with this release, number {after.releases}, epsilon per {unit} "
-                    f"would be {epsilon:.5g} at delta {delta:g}, and max_epsilon is {max_epsilon:g}. Nothing is sent"
-                )
+            what = f"this release, number {after.releases},"
+            check_total(epsilon, what, unit=unit, delta=delta, max_epsilon=max_epsilon)
             self._write(after, delta)
         return epsilon, after.releases
 

@@ -22,7 +22,6 @@ Vector = NDArray[np.float64]
 Update = dict[str, NDArray[Any]]
 Protection = Callable[[Vector, int], Vector]  # an update and its number of steps to what is sent
 
-LOCAL_RECORD = "fedmr_privacy.jsonl"  # in the site's run folder: how far sent updates are from true ones; stays there
 METRICS = ("psnr", "ssim", "nmse", "psnr_foreground")
 SUBJECTS = ("model", "personal", "zero_filled", "interpolated")
 # more than a float64 norm is off: n * 2^-53 for up to 9 million values

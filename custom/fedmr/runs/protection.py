@@ -10,10 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from fedmr.aggregation.guard import read_rejections
-from fedmr.privacy.mechanism import LOCAL_RECORD
+from fedmr.privacy.ledger import EPSILON, LOCAL_RECORD
 from fedmr.runs.run import find_run, read_events
-
-EPSILON = "privacy/epsilon"  # streamed: of a site, and with _slice or _patient behind it, of DP-SGD
 
 Curves = dict[str, dict[int, float]]  # by site: value by number
 

@@ -21,7 +21,7 @@ from fedmr.data.images import read_nifti
 from fedmr.data.splits import SPLITS
 from fedmr.data.volumes import normalisation, read_volume
 from fedmr.metrics import FOREGROUND
-from fedmr.physics.coils import KspaceNetwork, fit, statistics, zero_filled
+from fedmr.physics.coils import KspaceNetwork, crop_or_pad, reconstruct_zero_filled, statistics
 from fedmr.physics.degradation import fft2c
 from fedmr.physics.masks import Mask, make_mask, seed_of
 from fedmr.tasks.config import ReconstructionTask
@@ -132,7 +132,7 @@ def _reference(path: Path, shape: tuple[int, ...]) -> Tensor:
             raise DataError(
                 f"{path} is no reference for reconstruction: slice {number} is under-sampled ({gap}). Leave it out"
             )
-        pictures.append(zero_filled(torch.from_numpy(np.array(coils)), (height, width)))
+        pictures.append(reconstruct_zero_filled(torch.from_numpy(np.array(coils)), (height, width)))
     return torch.stack(pictures)
 
 
@@ -190,11 +190,11 @@ class SliceSampler:
         """Zero-filled and reference slice (size, size), standardised, under a mask that `generator` draws."""
         kspace = volume.kspace(number, number + 1)[0].to(self.device)
         columns = volume.mask.columns(kspace.shape[-1], generator).to(self.device)
-        image, target = zero_filled(kspace * columns, volume.size), volume.reference[number].to(self.device)
+        image, target = reconstruct_zero_filled(kspace * columns, volume.size), volume.reference[number].to(self.device)
         mean, std = statistics(image)
         size = self.task.size, self.task.size
         # padded first, so that the margin is what a place without signal is anywhere in the slice
-        return (fit(image, size) - mean) / std, (fit(target, size) - mean) / std
+        return (crop_or_pad(image, size) - mean) / std, (crop_or_pad(target, size) - mean) / std
 
 
 def restore(net: nn.Module, volume: KspaceVolume, task: ReconstructionTask) -> Tensor:
@@ -216,14 +216,14 @@ def _restore(net: nn.Module, volume: KspaceVolume, task: ReconstructionTask, sta
 def baselines(volume: KspaceVolume, task: ReconstructionTask) -> dict[str, Tensor]:
     """Zero-filled reconstruction of a volume under its mask, (S, H, W), values >= 0."""
     measured = (volume.measured(number, number + 1)[0] for number in range(len(volume.reference)))
-    return {"zero_filled": torch.cat([zero_filled(kspace, volume.size) for kspace in measured])}
+    return {"zero_filled": torch.cat([reconstruct_zero_filled(kspace, volume.size) for kspace in measured])}
 
 
 def tiles(net: nn.Module, volume: KspaceVolume, task: ReconstructionTask) -> list[Tensor]:
     """The middle slice as logarithm of the measured k-space, zero-filled, reconstructed, and reference, (H, W) each."""
     middle = len(volume.reference) // 2
     kspace, reference = volume.measured(middle, middle + 1)[0], volume.reference[middle]
-    strength = fit(torch.linalg.vector_norm(kspace[0], dim=0), volume.size)
+    strength = crop_or_pad(torch.linalg.vector_norm(kspace[0], dim=0), volume.size)
     shown = torch.log1p(_DYNAMIC_RANGE * strength / strength.max()) / math.log1p(_DYNAMIC_RANGE)
-    image, result = zero_filled(kspace, volume.size)[0], _restore(net, volume, task, middle, middle + 1)[0]
+    image, result = reconstruct_zero_filled(kspace, volume.size)[0], _restore(net, volume, task, middle, middle + 1)[0]
     return [shown * reference.max(), image, result, reference]

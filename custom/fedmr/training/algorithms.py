@@ -16,7 +16,7 @@ from fedmr.tasks.flmrcm_settings import Mrcm
 from fedmr.tasks.registry import Sampler
 from fedmr.training.dp_sgd import PrivateTrainer
 from fedmr.training.flmrcm import CrossSiteModelling
-from fedmr.training.trainer import Hook, Progress, Trainer
+from fedmr.training.trainer import Hook, Trainer, TrainingStats
 
 
 class FedProx(Hook):
@@ -123,15 +123,15 @@ class Ditto(Trainer):
     def run_round(
         self,
         should_stop: Callable[[], bool] = lambda: False,
-        epoch_done: Callable[[int, Progress], None] = lambda number, progress: None,
-    ) -> Progress:
-        """A round of both networks; see the base class. Progress is the shared network's, its time that of both."""
+        epoch_done: Callable[[int, TrainingStats], None] = lambda number, progress: None,
+    ) -> TrainingStats:
+        """A round of both networks; see the base class. The stats are the shared network's, their time that of both."""
         if self.epoch == 0:
             self._alone.net.load_state_dict(self.net.state_dict())
         self._pull.round_started(self.net)
         return super().run_round(should_stop, epoch_done)
 
-    def run_epoch(self, should_stop: Callable[[], bool] = lambda: False) -> Progress:
+    def run_epoch(self, should_stop: Callable[[], bool] = lambda: False) -> TrainingStats:
         """An epoch of the shared network, then of the personal one."""
         shared = super().run_epoch(should_stop)
         if shared.stopped:

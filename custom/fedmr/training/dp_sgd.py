@@ -20,12 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedmr.privacy.accountant import BudgetError, Steps, sampled_epsilon
+from fedmr.privacy.accountant import Steps, check_total, sampled_epsilon
+from fedmr.privacy.ledger import Charge
 from fedmr.privacy.mechanism import Vector, clip, compare, system_normal
 from fedmr.tasks.config import SuperResolutionTask, Task
 from fedmr.tasks.poisson_sampling import UnitSampler
 from fedmr.tasks.registry import Sampler
-from fedmr.training.trainer import Progress, Trainer
+from fedmr.training.trainer import Trainer, TrainingStats
 
 Unit = tuple[Tensor, Tensor]
 
@@ -99,6 +100,12 @@ class PrivateTrainer(Trainer):
         """Noise multiplier, sampling rate and number of steps of a round."""
         return self.settings.noise_multiplier, self.units.rate, self.task.local_epochs * self.units.steps_per_epoch
 
+    @property
+    def charge(self) -> Charge:
+        """What the site's ledger is charged for a round."""
+        own = self.settings
+        return Charge(steps=self.round_cost, unit=own.unit, delta=own.delta, max_epsilon=own.max_epsilon)
+
     def epsilon(self, further_rounds: int = 0) -> float:
         """Epsilon of all rounds so far, and of some more, for one unit."""
         return sampled_epsilon([*self.spent, *[self.round_cost] * further_rounds], self.settings.delta)
@@ -114,26 +121,22 @@ class PrivateTrainer(Trainer):
     def run_round(
         self,
         should_stop: Callable[[], bool] = lambda: False,
-        epoch_done: Callable[[int, Progress], None] = lambda number, progress: None,
-    ) -> Progress:
+        epoch_done: Callable[[int, TrainingStats], None] = lambda number, progress: None,
+    ) -> TrainingStats:
         """A round, paid for before it begins; see the base class.
 
         Raises:
             BudgetError: the round would exceed `max_epsilon`.
         """
-        if not self.epsilon(1) <= self.settings.max_epsilon:
-            raise BudgetError(
-                f"the privacy budget is spent: with this round epsilon per {self.settings.unit} would be "
-                f"{self.epsilon(1):.5g} at delta {self.settings.delta:g}, and max_epsilon is "
-                f"{self.settings.max_epsilon:g}"
-            )
+        own = self.settings
+        check_total(self.epsilon(1), "this round", unit=own.unit, delta=own.delta, max_epsilon=own.max_epsilon)
         self.spent.append(self.round_cost)
         self._distances.clear()
         return super().run_round(should_stop, epoch_done)
 
-    def run_epoch(self, should_stop: Callable[[], bool] = lambda: False) -> Progress:
+    def run_epoch(self, should_stop: Callable[[], bool] = lambda: False) -> TrainingStats:
         """An epoch; the loss is stated as NaN."""
-        progress, started = Progress(loss=float("nan")), time.perf_counter()
+        progress, started = TrainingStats(loss=float("nan")), time.perf_counter()
         self.net.train()
         for _ in range(self.units.steps_per_epoch):
             if should_stop():

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from fedmr.nets.unet import LATENT_SIDE, UNet
 from fedmr.physics.masks import seed_of
+from fedmr.privacy.ledger import Charge
 from fedmr.privacy.mechanism import Vector, clip, from_vector, gaussian_mechanism, system_normal
 from fedmr.tasks.flmrcm_settings import Mrcm
 from fedmr.tasks.reconstruction import SliceSampler
@@ -71,6 +72,13 @@ def site_latents(net: nn.Module, sampler: Sampler, *, vectors: int, number: int)
     images = (sampler.pair(*sampler.slices[int(index)], generator)[0] for index in chosen)
     batches = iter(lambda: list(itertools.islice(images, sampler.task.batch_size)), [])
     return torch.cat([net.latent(_batch(batch)).float() for batch in batches])
+
+
+def charge_of(settings: Mrcm) -> Charge | None:
+    """The cost of the noised latents of a round; None without noise, where no epsilon holds."""
+    if not settings.noise_multiplier:
+        return None
+    return Charge(noise_multiplier=settings.noise_multiplier, delta=settings.delta, max_epsilon=settings.max_epsilon)
 
 
 def protect(latents: Latents, settings: Mrcm, normal: Callable[[int], Vector] = system_normal) -> Latents:

@@ -51,7 +51,7 @@ class Hook:
 
 
 @dataclass
-class Progress:
+class TrainingStats:
     """What was done: optimisation steps, mean loss over the last epoch's, seconds, whether it was stopped."""
 
     steps: int = 0
@@ -70,7 +70,7 @@ def fit(
     hooks: Sequence[Hook] = (),
     clip_norm: float = 1.0,
     should_stop: Callable[[], bool] = lambda: False,
-) -> Progress:
+) -> TrainingStats:
     """Train over the batches, one optimisation step each.
 
     Args:
@@ -87,7 +87,7 @@ def fit(
         FloatingPointError: the loss is not finite.
     """
     device = next(net.parameters()).device
-    progress, started, total = Progress(), time.perf_counter(), torch.zeros((), device=device)
+    progress, started, total = TrainingStats(), time.perf_counter(), torch.zeros((), device=device)
     net.train()
     for given, target in batches:
         if should_stop():
@@ -188,8 +188,8 @@ class Trainer:
     def run_round(
         self,
         should_stop: Callable[[], bool] = lambda: False,
-        epoch_done: Callable[[int, Progress], None] = lambda number, progress: None,
-    ) -> Progress:
+        epoch_done: Callable[[int, TrainingStats], None] = lambda number, progress: None,
+    ) -> TrainingStats:
         """Train the task's local epochs from the network's present weights, with the hooks around them.
 
         Args:
@@ -201,10 +201,10 @@ class Trainer:
         """
         for hook in self.hooks:
             hook.round_started(self.net)
-        total = Progress()
+        total = TrainingStats()
         for number in range(self.task.local_epochs):
             epoch = self.run_epoch(should_stop)
-            total = Progress(total.steps + epoch.steps, epoch.loss, total.seconds + epoch.seconds, epoch.stopped)
+            total = TrainingStats(total.steps + epoch.steps, epoch.loss, total.seconds + epoch.seconds, epoch.stopped)
             if epoch.stopped:
                 return total
             epoch_done(number, epoch)
@@ -212,7 +212,7 @@ class Trainer:
             hook.round_finished(self.net, total.steps)
         return total
 
-    def run_epoch(self, should_stop: Callable[[], bool] = lambda: False) -> Progress:
+    def run_epoch(self, should_stop: Callable[[], bool] = lambda: False) -> TrainingStats:
         """Train one epoch from the network's present weights."""
         progress = fit(
             self.net,

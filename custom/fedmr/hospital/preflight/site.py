@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,9 +16,9 @@ from fedmr.data.images import slices as slices_of
 from fedmr.metrics import FOREGROUND
 from fedmr.tasks.config import Task
 from fedmr.utils.errors import DataError
+from fedmr.utils.progress import Progress
 
 Status = Literal["pass", "warn", "fail"]
-Progress = Callable[[str, int, int], None]
 _PLANES = ("sagittal", "coronal", "axial")
 
 
