@@ -19,7 +19,7 @@ def test_settings_survive_the_dictionary_of_their_task():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"unit": "volume"}, "unit is 'volume'; known are slice, patient"),
+        ({"unit": "volume"}, "unit is 'volume'; it must be slice or patient"),
         ({"units_per_step": 0}, "units_per_step is 0"),
         ({"patches_per_unit": 1.5}, "patches_per_unit is 1.5; it must be a whole number"),
         ({"patches_per_unit": 0}, "patches_per_unit is 0"),
@@ -28,7 +28,7 @@ def test_settings_survive_the_dictionary_of_their_task():
         ({"noise_multiplier": math.nan}, "noise_multiplier is nan"),
         ({"delta": 1.0}, "delta is 1.0"),
         ({"max_epsilon": -1}, "max_epsilon is -1"),
-        ({"sigma": 1}, "sigma is unknown; it takes unit, units_per_step"),
+        ({"sigma": 1}, "sigma is unknown; known are unit, units_per_step"),
     ],
 )
 def test_a_bad_number_is_named(changes, message):
