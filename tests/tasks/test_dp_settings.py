@@ -4,15 +4,16 @@ import math
 import pytest
 
 from dp_settings_example import SETTINGS
-from fedmr.tasks.config import ReconstructionTask, Task
 from fedmr.tasks.dp_settings import DpSgd
+from fedmr.tasks.reconstruction import ReconstructionTask
+from fedmr.tasks.registry import build_task
 
 NETWORK = {"name": "mscan", "scale": 2}
 
 
 def test_settings_survive_the_dictionary_of_their_task():
-    task = Task.from_dict({"network": NETWORK, "dp_sgd": SETTINGS})
-    assert Task.from_dict(task.to_dict()) == task
+    task = build_task({"network": NETWORK, "dp_sgd": SETTINGS})
+    assert build_task(task.to_dict()) == task
     assert dataclasses.asdict(DpSgd.from_dict(task.dp_sgd)) == SETTINGS
 
 
@@ -33,7 +34,7 @@ def test_settings_survive_the_dictionary_of_their_task():
 )
 def test_a_bad_number_is_named(changes, message):
     with pytest.raises(ValueError, match=f"task: dp_sgd {message}"):
-        Task.from_dict({"network": NETWORK, "dp_sgd": SETTINGS | changes})
+        build_task({"network": NETWORK, "dp_sgd": SETTINGS | changes})
 
 
 def test_no_number_has_a_default():
@@ -45,10 +46,10 @@ def test_no_number_has_a_default():
 @pytest.mark.parametrize("algorithm", [{"name": "scaffold"}, {"name": "ditto", "strength": 1.0}, {"name": "local"}])
 def test_an_algorithm_that_uses_the_data_in_another_way_is_refused(algorithm):
     with pytest.raises(ValueError, match=f"fedavg only, not {algorithm['name']}"):
-        Task.from_dict({"network": NETWORK, "dp_sgd": SETTINGS, "algorithm": algorithm})
+        build_task({"network": NETWORK, "dp_sgd": SETTINGS, "algorithm": algorithm})
 
 
 def test_a_kind_of_task_without_dp_sgd_says_so_and_does_not_ignore_it():
     assert "dp_sgd" not in {f.name for f in dataclasses.fields(ReconstructionTask)}
     with pytest.raises(ValueError, match="dp_sgd is unknown"):
-        Task.from_dict({"network": {"name": "unet"}, "mask": {}, "dp_sgd": SETTINGS})
+        build_task({"network": {"name": "unet"}, "mask": {}, "dp_sgd": SETTINGS})

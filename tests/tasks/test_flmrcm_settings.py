@@ -2,8 +2,8 @@
 
 import pytest
 
-from fedmr.tasks.config import Task
 from fedmr.tasks.flmrcm_settings import Mrcm
+from fedmr.tasks.registry import build_task
 
 SETTINGS = {"target_sites": ["site-4"]}
 
@@ -20,9 +20,9 @@ def test_targets_that_do_not_train_are_outside(train_target, outside):
 
 def test_a_task_holds_them_and_gives_them_back():
     network = {"name": "unet"}
-    task = Task.from_dict({"network": network, "mask": {}, "algorithm": {"name": "flmrcm", **SETTINGS, "vectors": 8}})
+    task = build_task({"network": network, "mask": {}, "algorithm": {"name": "flmrcm", **SETTINGS, "vectors": 8}})
     assert Mrcm.from_dict(task.algorithm) == Mrcm(target_sites=["site-4"], vectors=8)
-    assert Task.from_dict(task.to_dict()) == task
+    assert build_task(task.to_dict()) == task
 
 
 @pytest.mark.parametrize(

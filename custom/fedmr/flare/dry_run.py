@@ -25,7 +25,7 @@ from fedmr.data.datalist import DATA_ROOT_VARIABLE
 from fedmr.flare.learner import SuperResolutionLearner
 from fedmr.hospital.preflight.machine import Step
 from fedmr.nets import build
-from fedmr.tasks.config import Task
+from fedmr.tasks.base import Task
 
 STEPS = 3  # a loss that diverges shows only after a step; the first one is slower than the others
 
