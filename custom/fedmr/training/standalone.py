@@ -23,7 +23,6 @@ from fedmr.training.algorithms import make_trainer
 from fedmr.training.trainer import evaluate
 from fedmr.utils.errors import DataError
 
-
 _Load = Callable[[], Sequence[Volume]]
 
 
