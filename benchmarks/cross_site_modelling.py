@@ -26,9 +26,10 @@ from fedmr.data.datalist import site_folders
 from fedmr.federation.render import read_task
 from fedmr.losses import WeightedSum
 from fedmr.nets import build
-from fedmr.tasks.config import ReconstructionTask, Task
 from fedmr.tasks.flmrcm_settings import Mrcm
-from fedmr.tasks.reconstruction import SliceSampler, load_volumes
+from fedmr.tasks.reconstruction import ReconstructionTask
+from fedmr.tasks.registry import build_task
+from fedmr.tasks.slices import SliceSampler, load_volumes
 from fedmr.training.flmrcm import CrossSiteModelling
 from fedmr.training.target_latents import LATENTS, latent_width, site_latents
 from fedmr.training.trainer import Hook, Trainer, evaluate, fit
@@ -41,7 +42,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 def task_of(size: str) -> ReconstructionTask:
     """The job's numbers, and the paper's network and slices in batches of the same size, not of 16."""
-    task = Task.from_dict(read_task(ROOT / "jobs" / "unet_flmrcm"))
+    task = build_task(read_task(ROOT / "jobs" / "unet_flmrcm"))
     assert isinstance(task, ReconstructionTask)
     if size == "demo":
         return task

@@ -21,8 +21,9 @@ from monai.transforms import Compose, EnsureTyped, MapTransform, RandFlipd, Rand
 from torch import Tensor, nn
 
 from fedmr.federation.render import read_task
-from fedmr.tasks.config import SuperResolutionTask, Task
 from fedmr.tasks.patches import PatchSampler, Volume
+from fedmr.tasks.registry import build_task
+from fedmr.tasks.super_resolution import SuperResolutionTask
 from fedmr.utils.environment import ROOT
 
 Batches = Iterator[tuple[Tensor, Tensor]]
@@ -115,7 +116,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=60, help="of each way in a turn")
     arguments = parser.parse_args()
     known = facts()
-    task = Task.from_dict(read_task(ROOT / "jobs" / "mscan_fedavg"))
+    task = build_task(read_task(ROOT / "jobs" / "mscan_fedavg"))
     assert isinstance(task, SuperResolutionTask)
     made = ways(make_sampler(task))
     moments = {name: check(batches, task) for name, batches in made.items()}

@@ -19,9 +19,8 @@ from federation import Run, make_job, mb, simulate
 from fedmr.federation.render import read_task
 from fedmr.nets import build, count_parameters
 from fedmr.physics.degradation import degrade
-from fedmr.tasks.config import Task
 from fedmr.tasks.patches import Volume
-from fedmr.tasks.registry import make_sampler
+from fedmr.tasks.registry import build_task
 from fedmr.training.trainer import Trainer, evaluate
 from fedmr.utils.environment import ROOT
 
@@ -106,13 +105,13 @@ def one_image(side: int) -> list[str]:
     torch.set_num_threads(1)
     noise = torch.rand(SLICES, 1, side + 4, side + 4, generator=torch.Generator().manual_seed(0))
     high = avg_pool2d(noise, 5, stride=1)[:, 0]
-    task = Task.from_dict(read_task(JOB))
+    task = build_task(read_task(JOB))
     forget_peak()
     before, _ = memory()
     started = time.perf_counter()
     low = degrade(high, 2, "truncation")
     volume = Volume("noise", "noise", "T1w", "train", high, low, 1.0)
-    trainer = Trainer(task, make_sampler([volume], task), rounds=1)
+    trainer = Trainer(task, task.sampler([volume]), rounds=1)
     prepared = time.perf_counter()
     number = iter(range(STEPS))
     done = trainer.run_epoch(lambda: next(number, None) is None)

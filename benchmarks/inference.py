@@ -29,7 +29,7 @@ from fedmr.federation.render import read_task
 from fedmr.inference.infer import infer
 from fedmr.inference.tiling import BATCH_PIXELS, SliceNetwork
 from fedmr.nets import build
-from fedmr.tasks.config import Task
+from fedmr.tasks.registry import build_task
 from fedmr.tasks.super_resolution import super_resolve
 from fedmr.utils.environment import ROOT
 
@@ -120,7 +120,7 @@ def main() -> None:
     if arguments.model:
         model = load_model(arguments.model)
     else:
-        task = Task.from_dict(read_task(JOB))
+        task = build_task(read_task(JOB))
         model = Model(build(**task.network), make_card(task))
         nn.init.normal_(model.net.get_parameter("tail.weight"), std=0.01)
     # smooth, as scans are: noise alone would be the worst case for rounding

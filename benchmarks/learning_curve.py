@@ -22,8 +22,8 @@ from fedmr.data.datalist import read_datalist
 from fedmr.federation.render import read_task
 from fedmr.hospital.prepare import Options, prepare
 from fedmr.nets import count_parameters
-from fedmr.tasks.config import Task
-from fedmr.tasks.registry import load_volumes, make_sampler
+from fedmr.tasks.base import Task
+from fedmr.tasks.registry import build_task
 from fedmr.training.trainer import Trainer, evaluate
 from fedmr.utils.environment import ROOT
 
@@ -38,7 +38,7 @@ def load(source: Path, data: Path, task: Task) -> list:
         if not (site / "datalist.json").is_file():
             prepare(folder, site=folder.name, out=data, options=Options(split_file=source / "split.csv"))
         there = {entry["split"] for entry in read_datalist(site)["volumes"]}
-        volumes += load_volumes(site, task, tuple(s for s in ("train", "val") if s in there))
+        volumes += task.load(site, tuple(s for s in ("train", "val") if s in there))
     return volumes
 
 
@@ -111,10 +111,10 @@ def main() -> None:
         "patch_size": arguments.patch,
         "loss": {"l1": 1.0, "sgp": 0.05},
     }
-    task = Task.from_dict(values)
+    task = build_task(values)
     volumes = load(arguments.source, ROOT / "runs" / "curves" / "data", task)
     validation = [volume for volume in volumes if volume.split == "val"]
-    trainer = Trainer(task, make_sampler(volumes, task), rounds=1)
+    trainer = Trainer(task, task.sampler(volumes), rounds=1)
     zero_filled = evaluate(trainer.net, validation, task, with_baselines=True)["zero_filled"]["psnr"]
     settings = "_".join(arguments.set).replace("=", "").replace('"', "")
     name = f"{arguments.network}_{settings}_{arguments.rate:g}_b{arguments.batch}_p{arguments.patch}"

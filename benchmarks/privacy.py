@@ -40,8 +40,9 @@ from fedmr.flare.filters import (
 from fedmr.nets import build
 from fedmr.privacy.ledger import LOCAL_RECORD
 from fedmr.privacy.mechanism import compare, to_vector
-from fedmr.tasks.config import SuperResolutionTask, Task
-from fedmr.tasks.registry import Volume, load_volumes, make_sampler
+from fedmr.tasks.base import Task, Volume
+from fedmr.tasks.registry import build_task
+from fedmr.tasks.super_resolution import SuperResolutionTask
 from fedmr.training.algorithms import make_trainer
 from fedmr.training.dp_sgd import PrivateTrainer
 from fedmr.training.trainer import Trainer, evaluate
@@ -100,8 +101,8 @@ def private(task: SuperResolutionTask, noise_multiplier: float) -> SuperResoluti
 
 def start(folder: Path, task: Task, rounds: int) -> Site:
     """A site after the training of its first round."""
-    volumes = load_volumes(folder, task, ("train", "val"))
-    trainer = make_trainer(task, make_sampler(volumes, task), rounds=rounds)
+    volumes = task.load(folder, ("train", "val"))
+    trainer = make_trainer(task, task.sampler(volumes), rounds=rounds)
     first = train(trainer, {k: v.clone() for k, v in trainer.net.state_dict().items()})
     return Site(folder.name, trainer, [v for v in volumes if v.split == "val"], first)
 
@@ -203,7 +204,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.disable(logging.INFO)
     torch.set_num_threads(1)
-    task = replace(Task.from_dict(read_task(JOB)), patches_per_slice=arguments.patches)
+    task = replace(build_task(read_task(JOB)), patches_per_slice=arguments.patches)
     facts = {"rounds": str(arguments.rounds), "patches_per_slice": str(arguments.patches), **circumstances()}
     schedule = read_num_rounds(JOB) if arguments.rounds == 1 else arguments.rounds
     folders = site_folders(arguments.data)

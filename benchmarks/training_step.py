@@ -24,8 +24,9 @@ from fedmr.federation.render import read_task
 from fedmr.losses import WeightedSum
 from fedmr.nets import build, count_parameters
 from fedmr.physics.degradation import degrade, interpolate
-from fedmr.tasks.config import SuperResolutionTask, Task
 from fedmr.tasks.patches import PatchSampler, Volume
+from fedmr.tasks.registry import build_task
+from fedmr.tasks.super_resolution import SuperResolutionTask
 from fedmr.training.optimizers import OPTIMIZERS
 from fedmr.training.trainer import Hook, fit
 from fedmr.utils.environment import ROOT
@@ -111,7 +112,7 @@ class Arm:
 
 def task_of(size: str) -> SuperResolutionTask:
     """The job's numbers; at paper size with the patches that EDSR was published with."""
-    task = Task.from_dict(read_task(ROOT / "jobs" / "mscan_fedavg"))
+    task = build_task(read_task(ROOT / "jobs" / "mscan_fedavg"))
     assert isinstance(task, SuperResolutionTask)
     return task if size == "demo" else replace(task, patch_size=48)
 

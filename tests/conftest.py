@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedmr.tasks.config import SuperResolutionTask
+from fedmr.tasks.super_resolution import SuperResolutionTask
 from phantoms import write_site
 
 torch.set_num_threads(1)  # the arrays are small; threads would only wait for each other

@@ -13,9 +13,9 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from fedmr.tasks.config import ReconstructionTask, Task
-from fedmr.tasks.reconstruction import SliceSampler
-from fedmr.tasks.registry import load_volumes, make_sampler
+from fedmr.tasks.reconstruction import ReconstructionTask
+from fedmr.tasks.registry import build_task
+from fedmr.tasks.slices import SliceSampler
 from fedmr.training.flmrcm import CrossSiteModelling
 from fedmr.training.target_latents import LATENTS, site_latents
 from fedmr.training.trainer import Trainer
@@ -57,11 +57,11 @@ def main() -> None:
     parser.add_argument("--target", default="site-4")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    task = Task.from_dict(TASK)
+    task = build_task(TASK)
     assert isinstance(task, ReconstructionTask)
-    source, target = (load_volumes(arguments.data / s, task, ("train",)) for s in (arguments.source, arguments.target))
+    source, target = (task.load(arguments.data / s, ("train",)) for s in (arguments.source, arguments.target))
     probe, given = Probe(), SliceSampler(target, task)
-    trainer = Trainer(task, make_sampler(source, task), rounds=ROUNDS, hooks=[probe])
+    trainer = Trainer(task, task.sampler(source), rounds=ROUNDS, hooks=[probe])
     print("| round | reconstruction | adversarial, weight 1 | ratio | cosine |\n| --- | ---: | ---: | ---: | ---: |")
     for number in range(ROUNDS):
         probe.steps.clear()

@@ -205,8 +205,8 @@ def test_the_norm_of_huge_values_is_infinite_and_half_precision_does_not_overflo
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({}, "learning_rate is missing; give the task's"),
-        ({"learning_rate": 0}, "learning_rate is 0; it must be above 0"),
+        ({}, "learning_rate is missing; it must be the task's"),
+        ({"learning_rate": 0}, "learning_rate is 0; it must be the task's, a number above 0"),
         ({"learning_rate": 1e-3, "norm_factor": -1}, "norm_factor is -1"),
         ({"learning_rate": 1e-3, "factor": 3}, "factor is unknown; known are learning_rate, max_steps"),
         ({"learning_rate": 1e-3, "metric_ranges": {"psnr": [100, 0]}}, r"psnr \[100, 0\]; it must be"),

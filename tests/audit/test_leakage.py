@@ -10,7 +10,7 @@ from fedmr.audit.leakage import Audit, audit, best_match, super_resolution_task
 from fedmr.audit.report import table, write
 from fedmr.flare.protections import protections
 from fedmr.privacy.mechanism import gaussian_mechanism
-from fedmr.tasks.config import SuperResolutionTask
+from fedmr.tasks.super_resolution import SuperResolutionTask
 from phantoms import write_site
 
 pytestmark = pytest.mark.e2e  # whole attacks

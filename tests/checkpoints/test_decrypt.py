@@ -12,7 +12,7 @@ from fedmr.federation.render import read_task
 from fedmr.nets import build
 from fedmr.privacy.bfv import Key
 from fedmr.privacy.packing import CIPHERTEXTS, HEADER, Packing, encrypt
-from fedmr.tasks.config import Task
+from fedmr.tasks.registry import build_task
 from simulator import render_tiny_job
 
 
@@ -33,7 +33,7 @@ def tiny_job(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def net(tiny_job):
-    return build(**Task.from_dict(read_task(tiny_job)).network)
+    return build(**build_task(read_task(tiny_job)).network)
 
 
 def packed(net) -> dict:

@@ -20,8 +20,7 @@ from fedmr.checkpoints.monai_bundle import SCHEMA, metadata, write_bundle
 from fedmr.data.images import canonical, read_nifti
 from fedmr.data.volumes import normalisation
 from fedmr.nets import build
-from fedmr.tasks.config import SuperResolutionTask
-from fedmr.tasks.super_resolution import super_resolve
+from fedmr.tasks.super_resolution import SuperResolutionTask, super_resolve
 from phantoms import phantom
 
 # (degradation, scale): both grids, and the smallest and largest scale

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from fedmr.checkpoints.card import NORMALISATION, describe, make_card
+from fedmr.checkpoints.card import describe, make_card
 from fedmr.checkpoints.model_file import CARD_KEY, Model, load_model, save_model
 from fedmr.federation.render import read_task
 from fedmr.nets import build
 from fedmr.runs.run import FINAL_MODEL, RunError
-from fedmr.tasks.config import Task
 from fedmr.tasks.patches import load_volumes
+from fedmr.tasks.registry import build_task
 
 JOB = Path(__file__).parents[2] / "jobs" / "mscan_fedavg"
 CONFIG = JOB / "app" / "config"
@@ -46,14 +46,14 @@ def test_a_model_file_is_all_that_is_needed(saved, model, task):
 
 def test_the_normalisation_on_the_card_is_that_of_the_training_data(site, task):
     for volume in load_volumes(site, task):
-        at = np.percentile(volume.lr.numpy(), NORMALISATION["percentile"])
-        assert at == pytest.approx(NORMALISATION["becomes"], rel=1e-5)
+        at = np.percentile(volume.lr.numpy(), task.normalisation["percentile"])
+        assert at == pytest.approx(task.normalisation["becomes"], rel=1e-5)
 
 
 @pytest.fixture
 def flare_model(tmp_path):
     """What FLARE's persistor leaves: weights under "model", beside them the job's config."""
-    net = build(**Task.from_dict(read_task(JOB)).network | {"seed": 3})
+    net = build(**build_task(read_task(JOB)).network | {"seed": 3})
     shutil.copytree(CONFIG, tmp_path / "w" / "app_server" / "config")
     path = tmp_path / "w" / "app_server" / "FL_global_model.pt"
     torch.save({"model": net.state_dict(), "train_conf": {"train": {"model": "MSCAN"}}}, path)
@@ -70,7 +70,7 @@ def test_flares_own_file_is_read_with_the_config_beside_it_or_named(flare_model,
         load_model(alone)
     loaded = load_model(alone, JOB)
     assert same(loaded.net, net)
-    assert loaded.card == make_card(Task.from_dict(read_task(JOB)))
+    assert loaded.card == make_card(build_task(read_task(JOB)))
 
 
 def test_a_run_gives_its_final_model_with_figures_and_without_the_sites_names(flare_model):

@@ -8,8 +8,8 @@ import torch
 from fedmr.data.datalist import DATA_ROOT_FILE, DATA_ROOT_VARIABLE, find_site_folder, read_datalist, site_folders
 from fedmr.data.volumes import read_volume
 from fedmr.physics.degradation import degrade, interpolate, zero_filled
-from fedmr.tasks.config import SuperResolutionTask
 from fedmr.tasks.patches import PatchSampler, load_volumes
+from fedmr.tasks.super_resolution import SuperResolutionTask
 from fedmr.utils.errors import DataError
 from phantoms import phantom, write_site
 

@@ -15,7 +15,7 @@ from federation import federate
 from fedmr.federation.render import read_task
 from fedmr.nets import build
 from fedmr.runs.run import RunError, best_round, read_figures, read_rounds
-from fedmr.tasks.config import Task
+from fedmr.tasks.registry import build_task
 from fedmr.training.standalone import evaluate_sites, train_pooled
 from phantoms import write_site
 from simulator import ROUNDS, SITES, render_tiny_job, simulate
@@ -51,7 +51,7 @@ def test_every_site_contributed_every_round_and_the_model_changed(federation, ti
     rounds = read_rounds(federation)
     assert [r["round"] for r in rounds] == list(range(ROUNDS))
     assert all(set(r["sites"]) == set(SITES) for r in rounds)
-    initial = build(**Task.from_dict(read_task(tiny_job)).network).state_dict()
+    initial = build(**build_task(read_task(tiny_job)).network).state_dict()
     assert largest_difference(initial, global_model(federation)) > 1e-3
 
 

@@ -15,7 +15,7 @@ from fedmr.nets import build
 from fedmr.privacy.accountant import BUDGET_FILE, gaussian_epsilon
 from fedmr.privacy.ledger import LOCAL_RECORD
 from fedmr.runs.run import read_figures
-from fedmr.tasks.config import Task
+from fedmr.tasks.registry import build_task
 from poc import Consortium, consortium
 from simulator import ROOT, ROUNDS, SITES, render_tiny_job
 
@@ -53,7 +53,7 @@ def run(poc, job) -> Path:
 def test_the_template_noises_every_update_though_the_job_has_no_filter(run, job):
     assert "fedmr.flare.filters" not in (job / CLIENT_CONFIG).read_text()
     assert (run / "workspace" / "log.txt").read_text().count("ACCEPTED by the aggregator") == ROUNDS * len(TWO)
-    initial = build(**Task.from_dict(read_task(job)).network).state_dict()
+    initial = build(**build_task(read_task(job)).network).state_dict()
     final = torch.load(run / "workspace" / "app_server" / "FL_global_model.pt", weights_only=True)["model"]
     change = torch.cat([(torch.as_tensor(final[name]) - initial[name]).double().flatten() for name in initial])
     deviation = SETTINGS["noise_multiplier"] * SETTINGS["clip"]

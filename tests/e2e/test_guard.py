@@ -20,8 +20,9 @@ from fedmr.data.datalist import DATA_ROOT_VARIABLE
 from fedmr.federation.render import CLIENT_CONFIG, read_task
 from fedmr.flare.guard import ServerGuard
 from fedmr.nets import build
-from fedmr.tasks.config import Task
+from fedmr.tasks.base import Task
 from fedmr.tasks.patches import load_volumes
+from fedmr.tasks.registry import build_task
 from fedmr.training.trainer import evaluate
 from hostile import ATTACKS, HostileLearner
 from server import Server
@@ -56,7 +57,7 @@ class Site:
 @pytest.fixture(scope="module")
 def federate(tiny_job, hospitals, tmp_path_factory):
     """Trains, with `HOSTILE` attacking in every round; gives server, weights, and their PSNR at the honest sites."""
-    task = Task.from_dict(read_task(tiny_job))
+    task = build_task(read_task(tiny_job))
     volumes = [v for site in SITES if site != HOSTILE for v in load_volumes(hospitals / site, task, ("test",))]
     initial = {name: value.numpy() for name, value in build(**task.network).state_dict().items()}
 

@@ -18,7 +18,7 @@ from fedmr.federation.render import (
     rendered,
 )
 from fedmr.flare.robust import RobustAggregator
-from fedmr.tasks.config import Task
+from fedmr.tasks.registry import build_task
 
 ROOT = Path(__file__).parents[2]
 CONFIGS, JOBS = ROOT / "app_configs", ROOT / "jobs"
@@ -120,7 +120,7 @@ def test_check_finds_a_task_that_no_network_takes(copies):
 @pytest.mark.parametrize("name", TRAINING)
 def test_a_training_job_has_a_valid_task_its_network_on_the_server_and_the_guard(name):
     """It decides when a round has too few updates; the workflow waits for every site and leaves errors to it."""
-    task = Task.from_dict(read_task(JOBS / name))
+    task = build_task(read_task(JOBS / name))
     server = ConfigFactory.parse_file(JOBS / name / SERVER_CONFIG)
     parts = {part["id"]: part["args"] for part in [*server["components"], *server["workflows"]]}
     assert parts["persistor"]["model"]["args"] == task.network

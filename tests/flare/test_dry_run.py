@@ -14,8 +14,9 @@ from fedmr.data.datalist import DATA_ROOT_VARIABLE
 from fedmr.federation.render import read_task
 from fedmr.flare.dry_run import STEPS, dry_run, take_steps
 from fedmr.nets import build
-from fedmr.tasks.config import Task
+from fedmr.tasks.base import Task
 from fedmr.tasks.patches import PatchSampler, load_volumes
+from fedmr.tasks.registry import build_task
 from fedmr.training.trainer import evaluate
 
 JOBS = Path(__file__).parents[2] / "jobs"
@@ -78,7 +79,7 @@ def test_a_healthy_site_passes_the_dry_run_of_every_training_job(site, job):
         with pytest.raises(ValueError, match="no component has task"):
             read_task(JOBS / job)
         return
-    task = small(Task.from_dict(read_task(JOBS / job)))
+    task = small(build_task(read_task(JOBS / job)))
     found = take_steps(site, task)
     assert found.per_round > 0
     assert 5 < found.psnr < 60

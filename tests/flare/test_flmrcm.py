@@ -23,7 +23,7 @@ from fedmr.flare.messages import latents_message, unpack, with_latents
 from fedmr.nets import build
 from fedmr.privacy.accountant import BUDGET_FILE, gaussian_epsilon
 from fedmr.runs.run import read_figures, read_rounds
-from fedmr.tasks.reconstruction import SliceSampler, load_volumes
+from fedmr.tasks.slices import SliceSampler, load_volumes
 from fedmr.training.target_latents import LATENTS, site_latents
 from fedmr.utils.errors import UnsafeError
 from phantoms import write_site

@@ -18,7 +18,7 @@ from fedmr.federation.render import read_task
 from fedmr.inference.infer import infer
 from fedmr.inference.super_resolver import Options
 from fedmr.nets import build
-from fedmr.tasks.config import Task
+from fedmr.tasks.registry import build_task
 from fedmr.utils.errors import DataError
 from landmarks import model
 from phantoms import phantom
@@ -59,7 +59,7 @@ def test_a_model_file_and_a_scan_are_all_that_is_needed(saved, scan, tmp_path):
 
 def test_flares_own_model_is_taken_with_the_jobs_config_beside_it_or_named(scan, tmp_path):
     job = ROOT / "jobs" / "mscan_fedavg"
-    net = build(**Task.from_dict(read_task(job)).network)
+    net = build(**build_task(read_task(job)).network)
     shutil.copytree(job / "app" / "config", tmp_path / "app_server" / "config")
     path = tmp_path / "app_server" / "FL_global_model.pt"
     torch.save({"model": net.state_dict(), "train_conf": {"train": {"model": "MSCAN"}}}, path)

@@ -16,7 +16,7 @@ from fedmr.inference.super_resolver import Options
 from fedmr.nets import build
 from fedmr.physics.coils import reconstruct_zero_filled
 from fedmr.physics.degradation import fft2c
-from fedmr.tasks.config import ReconstructionTask
+from fedmr.tasks.reconstruction import ReconstructionTask
 from fedmr.utils.errors import DataError
 from landmarks import model as super_resolution_model
 from phantoms import phantom

@@ -9,7 +9,7 @@ from fedmr.checkpoints.export import to_torchscript
 from fedmr.checkpoints.model_file import Model
 from fedmr.nets import build, count_parameters
 from fedmr.physics.degradation import degrade, interpolate
-from fedmr.tasks.config import Task
+from fedmr.tasks.registry import build_task
 from phantoms import phantom
 
 SMALL = {
@@ -180,7 +180,7 @@ def test_weights_start_as_published():
 @pytest.mark.parametrize("name", SMALL)
 def test_any_network_runs_as_a_task_and_can_be_exported(name):
     text = f"network {{ name = {name}, scale = 2, grid = pixel0, seed = 1 }}"
-    task = Task.from_dict(ConfigFactory.parse_string(text).as_plain_ordered_dict())
+    task = build_task(ConfigFactory.parse_string(text).as_plain_ordered_dict())
     assert build(**task.network).scale == 2
     assert to_torchscript(Model(small(name), make_card(task)))  # which checks that it agrees
 

@@ -111,7 +111,7 @@ def test_steps_that_there_is_no_room_for_are_not_packed(steps):
     [
         ({"clip": 0}, "clip is 0"),
         ({"resolution": float("nan")}, "resolution is nan"),
-        ({"max_sites": MOST_TERMS + 1}, "max_sites is 94; it must be a number above 0 and at most 93"),
+        ({"max_sites": MOST_TERMS + 1}, "max_sites is 94; it must be a whole number above 0 and at most 93"),
         ({"max_steps": 1.5}, "whole number"),
         ({"resolution": 1e-9}, "take a coarser resolution"),
         ({"bits": 3}, "bits is unknown; known are clip"),

@@ -9,7 +9,7 @@ import torch
 from fastmri_files import kspace_of
 from fedmr.data.images import Image, save_nifti
 from fedmr.physics.coils import reconstruct_zero_filled
-from fedmr.tasks.config import ReconstructionTask
+from fedmr.tasks.reconstruction import ReconstructionTask
 
 NETWORK = {"name": "unet", "channels": 2, "pools": 2, "skip": True}
 MASK = {"kind": "random", "acceleration": 4, "center_fraction": 0.1}

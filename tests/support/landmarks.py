@@ -9,7 +9,7 @@ import torch
 from fedmr.checkpoints.card import make_card
 from fedmr.checkpoints.model_file import Model
 from fedmr.nets import build
-from fedmr.tasks.config import SuperResolutionTask
+from fedmr.tasks.super_resolution import SuperResolutionTask
 
 GRIDS = {"truncation": "pixel0", "bicubic": "half"}
 ORIENTATIONS = [

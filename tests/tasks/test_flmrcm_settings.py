@@ -2,8 +2,8 @@
 
 import pytest
 
-from fedmr.tasks.config import Task
 from fedmr.tasks.flmrcm_settings import Mrcm
+from fedmr.tasks.registry import build_task
 
 SETTINGS = {"target_sites": ["site-4"]}
 
@@ -20,9 +20,9 @@ def test_targets_that_do_not_train_are_outside(train_target, outside):
 
 def test_a_task_holds_them_and_gives_them_back():
     network = {"name": "unet"}
-    task = Task.from_dict({"network": network, "mask": {}, "algorithm": {"name": "flmrcm", **SETTINGS, "vectors": 8}})
+    task = build_task({"network": network, "mask": {}, "algorithm": {"name": "flmrcm", **SETTINGS, "vectors": 8}})
     assert Mrcm.from_dict(task.algorithm) == Mrcm(target_sites=["site-4"], vectors=8)
-    assert Task.from_dict(task.to_dict()) == task
+    assert build_task(task.to_dict()) == task
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_a_task_holds_them_and_gives_them_back():
         ({"target_sites": [4]}, "it must be a list of sites"),
         ({"target_sites": ["a", "a"]}, "each once"),
         ({"train_target": "no"}, "train_target is 'no'; it must be true or false"),
-        ({"weight": -0.1}, "weight is -0.1; it must be a number above 0"),
+        ({"weight": -0.1}, "weight is -0.1; it must be a number of at least 0"),
         ({"weight": float("nan")}, "weight is nan"),
         ({"learning_rate": 0}, "learning_rate is 0"),
         ({"vectors": 0}, "vectors is 0"),
@@ -50,5 +50,5 @@ def test_what_is_wrong_is_named(change, message):
 
 
 def test_a_target_must_be_named():
-    with pytest.raises(ValueError, match="target_sites is missing; name the target site"):
+    with pytest.raises(ValueError, match="target_sites is missing; it must be a list of sites, each once"):
         Mrcm.from_dict({"name": "flmrcm"})

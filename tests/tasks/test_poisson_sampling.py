@@ -8,7 +8,6 @@ import torch
 from dp_settings_example import SETTINGS
 from fedmr.tasks.patches import PatchSampler, Volume
 from fedmr.tasks.poisson_sampling import UnitSampler
-from fedmr.tasks.registry import make_sampler
 from fedmr.utils.errors import DataError
 
 PATIENTS = {"a": 2, "b": 1, "c": 3}  # scans of each, of 5 slices
@@ -30,7 +29,7 @@ def volumes():
 def sampler(volumes, task):
     def make(**changes):
         chosen = dataclasses.replace(task, patch_size=8, dp_sgd=SETTINGS | changes)
-        found = make_sampler(volumes, chosen)
+        found = chosen.sampler(volumes)
         assert isinstance(found, UnitSampler)
         return found
 
@@ -116,4 +115,4 @@ def test_ordinary_training_cannot_take_the_batches(sampler):
 
 
 def test_a_task_without_dp_sgd_has_the_ordinary_sampler(volumes, task):
-    assert isinstance(make_sampler(volumes, dataclasses.replace(task, patch_size=8)), PatchSampler)
+    assert isinstance(dataclasses.replace(task, patch_size=8).sampler(volumes), PatchSampler)

@@ -15,8 +15,8 @@ from fedmr.nets import build
 from fedmr.physics.coils import reconstruct_zero_filled
 from fedmr.physics.degradation import fft2c
 from fedmr.reports.pictures import comparison_image
-from fedmr.tasks.config import Task
-from fedmr.tasks.reconstruction import KspaceVolume, SliceSampler, baselines, load_volumes, restore, tiles
+from fedmr.tasks.registry import build_task
+from fedmr.tasks.slices import KspaceVolume, SliceSampler, load_volumes
 from fedmr.training.trainer import Trainer, evaluate
 from fedmr.utils.errors import DataError
 from kspace_site import MASK, NETWORK, change_datalist, make_task, write_kspace_site
@@ -115,9 +115,9 @@ def test_evaluation_is_at_full_odd_size_and_an_untrained_skip_network_is_zero_fi
     net = build(**task.network)
     for folder, size in ((site, (48, 45)), (kspace_site, (48, 36))):
         volumes = load_volumes(folder, task, ("test",))
-        images = baselines(volumes[0], task)
-        assert restore(net, volumes[0], task).shape == (len(volumes[0].reference), *size)
-        assert torch.allclose(restore(net, volumes[0], task), images["zero_filled"], rtol=1e-4, atol=1e-2)
+        images = task.baselines(volumes[0])
+        assert task.restore(net, volumes[0]).shape == (len(volumes[0].reference), *size)
+        assert torch.allclose(task.restore(net, volumes[0]), images["zero_filled"], rtol=1e-4, atol=1e-2)
         result = evaluate(net, volumes, task, with_baselines=True)
         assert set(result) == {"n_volumes", "zero_filled", "model"}
         assert result["zero_filled"]["psnr"] == psnr(images["zero_filled"], volumes[0].reference)
@@ -130,7 +130,7 @@ def test_the_reference_is_not_clamped(site):
     spiked = dataclasses.replace(volume, reference=volume.reference.clone())
     spiked.reference[2, 24, 22] = 40 * volume.reference.max()
     result = evaluate(build(**NETWORK), [spiked], make_task(), with_baselines=True)
-    assert result["zero_filled"]["psnr"] == psnr(baselines(spiked, make_task())["zero_filled"], spiked.reference)
+    assert result["zero_filled"]["psnr"] == psnr(make_task().baselines(spiked)["zero_filled"], spiked.reference)
     _, target = SliceSampler([spiked], make_task()).pair(spiked, 2, torch.Generator().manual_seed(0))
     assert target.max() > 6
 
@@ -233,7 +233,7 @@ def test_the_picture_shows_measured_kspace_zero_filling_result_and_reference(ksp
     columns = volume.measured(1, 2)[1][2:38].numpy()
     assert (kspace[:, ~columns] == 0).all()
     assert (kspace[:, columns].max(axis=0) > 0).all()
-    shown = tiles(net, volume, task)
+    shown = task.panels(net, volume)
     assert torch.equal(shown[3], volume.reference[1])
     assert isinstance(volume, KspaceVolume)
 
@@ -252,9 +252,9 @@ def test_the_picture_shows_measured_kspace_zero_filling_result_and_reference(ksp
 )
 def test_a_bad_task_is_named(values, message):
     with pytest.raises(ValueError, match=message):
-        Task.from_dict(values)
+        build_task(values)
 
 
 def test_a_task_survives_its_dictionary():
     task = make_task(data_consistency=True)
-    assert Task.from_dict(task.to_dict()) == task
+    assert build_task(task.to_dict()) == task

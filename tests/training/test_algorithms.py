@@ -11,8 +11,9 @@ from fedmr.losses import WeightedSum
 from fedmr.nets import build
 from fedmr.reports.table import personal_table
 from fedmr.runs.run import METHODS, summarise
-from fedmr.tasks.config import ALGORITHMS, Task
+from fedmr.tasks.base import ALGORITHMS
 from fedmr.tasks.patches import PatchSampler, load_volumes
+from fedmr.tasks.registry import build_task
 from fedmr.training.algorithms import Ditto, FedProx, Scaffold, make_trainer
 from fedmr.training.trainer import Trainer, fit
 
@@ -227,7 +228,7 @@ def test_every_algorithm_has_a_trainer_of_its_own(start):
 )
 def test_a_bad_algorithm_is_named(task, algorithm, message):
     with pytest.raises(ValueError, match=message):
-        Task.from_dict(task.to_dict() | {"algorithm": algorithm})
+        build_task(task.to_dict() | {"algorithm": algorithm})
 
 
 def test_figures_of_personal_models_are_a_table_of_their_own():

@@ -19,7 +19,6 @@ from dp_settings_example import SETTINGS
 from fedmr.losses import WeightedSum
 from fedmr.nets import NETWORKS, build
 from fedmr.privacy.accountant import BudgetError
-from fedmr.tasks.registry import load_volumes, make_sampler
 from fedmr.training.algorithms import make_trainer
 from fedmr.training.dp_sgd import PrivateTrainer, check_network, private_sum, unit_gradient
 from fedmr.training.trainer import Trainer, fit
@@ -33,7 +32,7 @@ def start(site, task):
 
     def make(rounds=3, **changes):
         chosen = dataclasses.replace(task, loss={"l1": 1.0}, dp_sgd=SETTINGS | changes)
-        trainer = make_trainer(chosen, make_sampler(load_volumes(site, chosen), chosen), rounds=rounds)
+        trainer = make_trainer(chosen, chosen.sampler(chosen.load(site)), rounds=rounds)
         assert isinstance(trainer, PrivateTrainer)
         return trainer
 
@@ -235,7 +234,7 @@ def test_what_protected_another_unit_or_nobody_is_not_resumed(start, task, site)
     trainer.run_round()
     with pytest.raises(ValueError, match="protected every patient, the task's dp_sgd unit is 'slice'"):
         start().load_state_dict(trainer.state_dict())
-    ordinary = Trainer(task, make_sampler(load_volumes(site, task), task), rounds=3)
+    ordinary = Trainer(task, task.sampler(task.load(site)), rounds=3)
     with pytest.raises(ValueError, match="protected nobody"):
         start().load_state_dict(ordinary.state_dict())
 

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from fedmr.nets import build
-from fedmr.tasks.config import Task
-from fedmr.tasks.reconstruction import SliceSampler, load_volumes
+from fedmr.tasks.registry import build_task
+from fedmr.tasks.slices import SliceSampler, load_volumes
 from fedmr.training.algorithms import make_trainer
 from fedmr.training.flmrcm import CrossSiteModelling, DomainIdentifier
 from fedmr.training.target_latents import LATENTS
@@ -214,7 +214,7 @@ def test_latents_that_are_none_are_refused(start, latents, message):
 
 def test_a_network_without_a_bottleneck_is_refused():
     with pytest.raises(ValueError, match="flmrcm needs network unet, not mscan"):
-        Task.from_dict(
+        build_task(
             {"network": {"name": "mscan"}, "mask": {}, "algorithm": {"name": "flmrcm", "target_sites": ["site-1"]}}
         )
 

@@ -8,13 +8,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fedmr.nets import build
-from fedmr.tasks.config import Task
-from fedmr.tasks.registry import load_volumes
+from fedmr.tasks.registry import build_task
 from fedmr.training.latents import domain_accuracy, draw_latents, latents_of, pair_accuracy, pca
 from phantoms import write_site
 
 NETWORK = {"name": "unet", "channels": 2, "skip": True, "seed": 0}
-TASK = Task.from_dict({"network": NETWORK, "mask": {}, "size": 32})
+TASK = build_task({"network": NETWORK, "mask": {}, "size": 32})
 
 
 def clouds(centres, n=40, width=8, seed=0):
@@ -63,7 +62,7 @@ def test_principal_components_are_the_directions_of_most_variance():
 
 
 def test_latents_are_those_of_training_images_and_the_same_each_time(tmp_path):
-    volumes = load_volumes(write_site(tmp_path, "site-1", seed=1), TASK)
+    volumes = TASK.load(write_site(tmp_path, "site-1", seed=1))
     net = build(**NETWORK)
     found = latents_of(net, volumes, TASK)
     assert found.shape == (15, 4 * 2 * 2**4), "three volumes of five slices"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fedmr.nets import build
 from fedmr.tasks.flmrcm_settings import Mrcm
-from fedmr.tasks.reconstruction import SliceSampler, load_volumes
+from fedmr.tasks.slices import SliceSampler, load_volumes
 from fedmr.training.target_latents import LATENTS, check_latents, latent_width, protect, site_latents
 from fedmr.utils.errors import UnsafeError
 from kspace_site import make_task

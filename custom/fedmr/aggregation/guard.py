@@ -9,15 +9,16 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
 from statistics import median
-from typing import Any, TypeGuard
+from typing import Annotated, Any, Self, TypeGuard
 
 import numpy as np
+from pydantic import Field, Strict, model_validator
 
-from fedmr.utils.validation import refuse_unknown
+from fedmr.utils.validation import Count, Number, Positive, Text, settings
 
 REJECTIONS = "guard.jsonl"  # in the server's run folder
 
@@ -29,7 +30,12 @@ _REACH = 1 / math.sqrt(1 - 0.99)
 Shape = tuple[int, ...]
 
 
-@dataclass(frozen=True)
+_Rate = Annotated[int | float, Field(gt=0, description="the task's, a number above 0")]
+_Range = Annotated[tuple[Number, Number], Strict(False)]  # a list in configs
+_Ranges = Annotated[Mapping[str, _Range], Field(description="[lowest, highest] by name of the metric")]
+
+
+@settings("guard:", kw_only=False)
 class Limits:
     """What an update may be.
 
@@ -43,20 +49,19 @@ class Limits:
         exclude_vars: variables that sites keep to themselves, as a regular expression that is searched in names.
     """
 
-    learning_rate: float
-    max_steps: int = 100_000
-    steps_factor: float = 100.0
-    norm_factor: float = 10.0
-    metric_ranges: Mapping[str, tuple[float, float]] = field(default_factory=lambda: {"psnr": (0.0, 100.0)})
-    exclude_vars: str = ""
+    learning_rate: _Rate
+    max_steps: Count = 100_000
+    steps_factor: Positive = 100.0
+    norm_factor: Positive = 10.0
+    metric_ranges: _Ranges = field(default_factory=lambda: {"psnr": (0.0, 100.0)})
+    exclude_vars: Text = ""
 
-    def __post_init__(self) -> None:
-        for name in ("learning_rate", "max_steps", "steps_factor", "norm_factor"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"guard: {name} is {getattr(self, name)}; it must be above 0")
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         for name, bounds in self.metric_ranges.items():
-            if len(bounds) != 2 or not bounds[0] < bounds[1]:
+            if not bounds[0] < bounds[1]:
                 raise ValueError(f"guard: metric_ranges gives {name} {list(bounds)}; it must be [lowest, highest]")
+        return self
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Limits":
@@ -65,9 +70,6 @@ class Limits:
         Raises:
             ValueError: naming the offending entry.
         """
-        refuse_unknown("guard", values, [f.name for f in fields(cls)])
-        if "learning_rate" not in values:
-            raise ValueError("guard: learning_rate is missing; give the task's")
         return cls(**values)
 
 

@@ -23,8 +23,9 @@ from fedmr.metrics import psnr, ssim
 from fedmr.nets import build
 from fedmr.nets.mscan import MSCAN
 from fedmr.privacy.mechanism import Protection
-from fedmr.tasks.config import SuperResolutionTask, Task
-from fedmr.tasks.patches import PatchSampler, Volume, load_volumes
+from fedmr.tasks.patches import PatchSampler, Volume
+from fedmr.tasks.registry import build_task, expect
+from fedmr.tasks.super_resolution import SuperResolutionTask
 from fedmr.training.trainer import Trainer, fit
 from fedmr.utils.progress import Progress
 
@@ -130,10 +131,8 @@ def super_resolution_task(job: Path) -> SuperResolutionTask:
         ValueError: it is no super-resolution.
         FileNotFoundError: no job there.
     """
-    task = Task.from_dict(read_task(job))
-    if not isinstance(task, SuperResolutionTask):
-        raise ValueError(f"{job} is no super-resolution; the audit's attacks are made for jobs such as mscan_fedavg")
-    return task
+    refusal = f"{job} is no super-resolution; the audit's attacks are made for jobs such as mscan_fedavg"
+    return expect(build_task(read_task(job)), SuperResolutionTask, refusal)
 
 
 def audit(
@@ -162,9 +161,9 @@ def audit(
         ValueError: the task is another.
     """
     empty = build(**task.network)
-    if not isinstance(empty, MSCAN) or task.optimizer != "adam" or not task.loss.get("l1"):
+    if task.optimizer != "adam" or not task.loss.get("l1") or not isinstance(empty, MSCAN):
         raise ValueError("the audit's attacks are made for MSCAN, Adam and an L1 loss; give a job such as mscan_fedavg")
-    volumes = load_volumes(folder, task)
+    volumes = task.load(folder)
     site = Site(task, volumes, seed)
     if net is None:
         progress("training", 0, 1)

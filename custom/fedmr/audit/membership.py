@@ -12,8 +12,8 @@ from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from fedmr.physics.degradation import interpolate
-from fedmr.tasks.config import SuperResolutionTask
 from fedmr.tasks.patches import PatchSampler, Volume
+from fedmr.tasks.super_resolution import SuperResolutionTask
 
 
 def auc(members: Tensor, others: Tensor) -> float:

@@ -11,29 +11,12 @@ from fedmr import __version__
 from fedmr.data.readers import contrast_of
 from fedmr.nets import title
 from fedmr.runs.run import METHODS, read_figures, read_rounds
-from fedmr.tasks.config import ReconstructionTask, SuperResolutionTask, Task
-from fedmr.tasks.registry import Volume
+from fedmr.tasks.base import Task, Volume
+from fedmr.tasks.registry import build_task
 
 Card = dict[str, Any]
 
 FORMAT = 1
-NORMALISATION = {
-    "percentile": 99.9,
-    "becomes": 1.0,
-    "text": "Every volume is divided by the 99.9th percentile of its low-resolution intensities, before the network "
-    "and not slice by slice; the result is multiplied by it again. Negative values are set to 0.",
-}
-STANDARDISATION = {
-    "mean": 0.0,
-    "standard_deviation": 1.0,
-    "text": "Every zero-filled magnitude slice (root sum of squares over the coils) has its mean subtracted and is "
-    "divided by its standard deviation, before the network; the result is mapped back by both. Negative values are set "
-    "to 0.",
-}
-_NORMALISATIONS: dict[type[Task], dict[str, Any]] = {
-    SuperResolutionTask: NORMALISATION,
-    ReconstructionTask: STANDARDISATION,
-}
 INTENDED_USE = "Research on MR {}. Not a medical device; not for diagnosis."
 NO_LICENCE = "Not stated. The weights come from the training sites' data: ask those sites before passing them on."
 
@@ -63,7 +46,7 @@ def make_card(
         "format": FORMAT,
         "task": task.to_dict(),
         **task.facts,
-        "normalisation": dict(_NORMALISATIONS[type(task)]),
+        "normalisation": dict(task.normalisation),
         "training": dict(training or {}),
         "data": dict(data or {}),
         "metrics": dict(metrics or {}),
@@ -110,11 +93,12 @@ def task_of(card: Any) -> Task:
         CardError: no card, of a later format, or facts of the task, e.g. scale, or normalisation that do not fit.
         ValueError: its task is none.
     """
-    if not isinstance(card, dict) or not isinstance(card.get("task"), dict):
+    numbers = card.get("task") if isinstance(card, dict) else None
+    if not isinstance(numbers, dict):
         raise CardError("its card is damaged: it has no task")
     if card.get("format") != FORMAT:
         raise CardError(f"its card has format {card.get('format')!r}, this FedMR reads {FORMAT}; use the other release")
-    task = Task.from_dict(card["task"])
+    task = build_task(numbers)
     absent = sorted(set(make_card(task)) - set(card))
     if absent:
         raise CardError(f"its card is damaged: it has no {', '.join(absent)}")
@@ -122,7 +106,7 @@ def task_of(card: Any) -> Task:
         said = card.get(name)
         if said != meant:
             raise CardError(f"its card contradicts itself: {name} is {said!r}, that of its network {meant!r}")
-    if card.get("normalisation") != _NORMALISATIONS[type(task)]:
+    if card.get("normalisation") != task.normalisation:
         raise CardError(f"its card states another normalisation than this FedMR's: {card.get('normalisation')}")
     return task
 
@@ -135,7 +119,7 @@ def describe(card: Card) -> str:
     trained = "{sites} sites, {rounds} rounds, {steps} steps".format_map(training) if training else ""
     facts = {
         "Network": ", ".join(f"{name} = {value}" for name, value in network.items()),
-        **_describe_facts(card),
+        **build_task(card["task"]).describe(),
         "Normalisation": card["normalisation"]["text"],
         "Federated training" if training.get("federated") else "Training": trained,
         "Volumes": ", ".join(f"{n} {split}" for split, n in card["data"].get("volumes", {}).items()),
@@ -146,17 +130,3 @@ def describe(card: Card) -> str:
         "Intended use": card["intended_use"],
     }
     return "\n".join(f"- {name}: {value or 'not recorded'}" for name, value in facts.items())
-
-
-def _describe_facts(card: Card) -> dict[str, str]:
-    if "mask" in card:
-        mask = card["mask"]
-        columns = f"{mask['kind']} columns, {mask['acceleration']:g}x, {mask['center_fraction']:.0%} in the middle kept"
-        return {
-            "Under-sampling": columns,
-            "Measured k-space": "put back" if card["data_consistency"] else "not put back",
-        }
-    return {
-        "Scale": f"x{card['scale']} in the slice plane",
-        "Degradation": f"{card['degradation']}, sampling grid {card['grid']}",
-    }

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from fedmr.checkpoints.model_file import Model, load_model, save_model
 from fedmr.checkpoints.monai_bundle import is_bundle, write_bundle
-from fedmr.tasks.config import SuperResolutionTask
 from fedmr.utils.files import write_atomically
 
 # What the file's name ends with where the user names none.
@@ -68,7 +67,7 @@ def export(
     target = out or Path(name + ENDINGS[to])
     _check_target(target, to, force)
     model = load_model(source, job)
-    if to != "pt" and not isinstance(model.task, SuperResolutionTask):
+    if to != "pt" and model.task.takes_kspace:
         raise ExportError(
             f"{source} is a {model.task.purpose} model, whose input is k-space, which {to} does not hold; only super-"
             "resolution models can be exported so. Give --to pt, and use the file with `fedmr infer`"

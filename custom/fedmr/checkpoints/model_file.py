@@ -13,7 +13,8 @@ from fedmr.checkpoints.decrypt import decrypt, encryption_of
 from fedmr.federation.render import read_task
 from fedmr.nets import build
 from fedmr.runs.run import find_run
-from fedmr.tasks.config import Task
+from fedmr.tasks.base import Task
+from fedmr.tasks.registry import build_task
 from fedmr.utils.files import write_atomically
 
 CARD_KEY = "fedmr_card"
@@ -29,7 +30,7 @@ class Model:
     @property
     def task(self) -> Task:
         """The task of the card."""
-        return Task.from_dict(self.card["task"])
+        return build_task(self.card["task"])
 
 
 def save_model(path: Path, model: Model) -> None:
@@ -59,7 +60,7 @@ def load_model(path: Path, job: Path | None = None, context: Path | None = None)
     """
     if path.is_dir():
         file = find_run(path) / "app_server" / "FL_global_model.pt"
-        task = Task.from_dict(read_task(job or file.parent))
+        task = build_task(read_task(job or file.parent))
         return Model(_network(task, _weights(_read(file), file, task, context), file), card_of_run(path, task))
     content = _read(path)
     try:
@@ -91,13 +92,13 @@ def _weights(content: dict[str, Any], path: Path, task: Task, context: Path | No
 def _card(content: dict[str, Any], path: Path, job: Path | None) -> Any:
     if CARD_KEY not in content:
         try:
-            return make_card(Task.from_dict(read_task(job or path.parent)))
+            return make_card(build_task(read_task(job or path.parent)))
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"{path} says nothing of its network and no job config lies beside it ({error}); name one by --job"
             ) from None
     card = content[CARD_KEY]
-    if job is not None and task_of(card).network != (network := Task.from_dict(read_task(job)).network):
+    if job is not None and task_of(card).network != (network := build_task(read_task(job)).network):
         raise ValueError(f"its card says {card['task']['network']}, the job {job} {dict(network)}. Leave out --job")
     return card
 

@@ -86,9 +86,9 @@ def preflight(
     from fedmr.flare.dry_run import dry_run
     from fedmr.hospital.preflight import EXIT_CODES, table, verdict, worst
     from fedmr.hospital.preflight import preflight as look
-    from fedmr.tasks.config import Task
+    from fedmr.tasks.registry import build_task
 
-    task = Task.from_dict(read_task(job))
+    task = build_task(read_task(job))
     with Progress(console=console, transient=True) as bar:
         line = bar.add_task("")
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 if TYPE_CHECKING:  # imports torch
-    from fedmr.tasks.config import Task
+    from fedmr.tasks.base import Task
 
 console = Console()
 
@@ -163,9 +163,8 @@ def _draw(images: dict[str, Any], figures: dict[str, Any], picture: Path, task: 
     from fedmr.reports.error_maps import draw_errors
     from fedmr.reports.pictures import draw
     from fedmr.reports.table import labels_of
-    from fedmr.tasks.config import ReconstructionTask
 
-    if isinstance(task, ReconstructionTask):
+    if task and task.shows_errors:
         draw_errors(images, figures, picture, labels_of(task))
     else:
         draw(images, figures, picture)

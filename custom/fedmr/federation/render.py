@@ -15,7 +15,7 @@ from pyhocon import ConfigFactory, ConfigTree, HOCONConverter
 from fedmr.aggregation.guard import Limits
 from fedmr.federation.old_paths import new_path, refuse_old_paths
 from fedmr.nets import build
-from fedmr.tasks.config import Task
+from fedmr.tasks.registry import build_task
 from fedmr.utils.hocon import read_hocon
 
 CLIENT_CONFIG = Path("app/config/config_fed_client.conf")
@@ -91,7 +91,7 @@ def check(configs: Path, jobs: Path) -> list[str]:
         problems += [f"{name} client: {p}" for p in _filter_problems(tree["client"])]
         try:
             if "task" in tree:  # else the job does not train
-                build(**Task.from_dict(tree["task"].as_plain_ordered_dict()).network)
+                build(**build_task(tree["task"].as_plain_ordered_dict()).network)
             if "guard" in tree:
                 Limits.from_dict(tree["guard"].as_plain_ordered_dict())
         except ValueError as error:

@@ -26,7 +26,7 @@ from fedmr.flare.learner import SiteLearner
 from fedmr.flare.messages import first_task
 from fedmr.hospital.preflight.machine import Step
 from fedmr.nets import build
-from fedmr.tasks.config import Task
+from fedmr.tasks.base import Task
 
 STEPS = 3  # a loss that diverges shows only after a step; the first one is slower than the others
 

@@ -28,7 +28,7 @@ class CrossSiteScatterAndGather(ScatterAndGather):
     later finds no task that waits for it.
 
     Args:
-        task: the numbers of `fedmr.tasks.config.Task`; its algorithm's are those of `fedmr.tasks.flmrcm_settings.Mrcm`.
+        task: the numbers of `fedmr.tasks.base.Task`; its algorithm's are those of `fedmr.tasks.flmrcm_settings.Mrcm`.
         latent_timeout: seconds for the target's reply.
         scatter_and_gather: arguments of FLARE's workflow. `min_clients` counts without the target's own update.
     """

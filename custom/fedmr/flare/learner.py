@@ -27,9 +27,8 @@ from fedmr.flare.sites import site_folder
 from fedmr.privacy.accountant import BudgetError
 from fedmr.reports.cross_site import OF_SERVER
 from fedmr.reports.pictures import comparison_image
-from fedmr.tasks.config import Task
 from fedmr.tasks.flmrcm_settings import Mrcm
-from fedmr.tasks.registry import load_volumes, make_sampler
+from fedmr.tasks.registry import build_task
 from fedmr.training.algorithms import make_trainer
 from fedmr.training.dp_sgd import PrivateTrainer
 from fedmr.training.target_latents import charge_of, protect, site_latents
@@ -53,7 +52,7 @@ class SiteLearner(Learner):
     algorithm "local" it is the only one: the site takes no weights from the server but the first and returns none.
 
     Args:
-        task: the numbers of `fedmr.tasks.config.Task`.
+        task: the numbers of `fedmr.tasks.base.Task`.
         threads: torch threads; by default the machine's cores divided by the FLARE sites on it.
         resume: ``{"job": id, "round": n}`` for a job that goes on from the state which the sites have from another one
             after n rounds; made by `fedmr.federation.resume`.
@@ -82,12 +81,12 @@ class SiteLearner(Learner):
         torch.set_num_threads(self.threads or _threads_per_site(root))
         self._writer = next((p for p in parts.values() if isinstance(p, LogWriter)), None)
         try:
-            self._task = Task.from_dict(self.task)
+            self._task = build_task(self.task)
             folder = self._folder = site_folder(fl_ctx)
             self._may_share_images = read_datalist(folder).get("share_images") is True
-            volumes = load_volumes(folder, self._task)
+            volumes = self._task.load(folder)
             device = "cuda" if torch.cuda.is_available() else "cpu"
-            self._sampler = make_sampler(volumes, self._task, device)
+            self._sampler = self._task.sampler(volumes, device)
         except (DataError, ValueError) as error:
             self._fail(fl_ctx, str(error))
             return

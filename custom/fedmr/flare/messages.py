@@ -11,7 +11,7 @@ from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
 from nvflare.apis.shareable import Shareable, make_copy
 from nvflare.app_common.app_constant import AlgorithmConstants, AppConstants
 
-from fedmr.tasks.config import Task
+from fedmr.tasks.base import Task
 from fedmr.training.target_latents import LATENTS, Latents
 
 LATENTS_TASK = "latents"  # by which the server asks FL-MRCM's target site

@@ -15,7 +15,6 @@ from fedmr.inference.nifti_writer import super_resolve_nifti
 from fedmr.inference.reconstructor import Reconstructor, reconstruct_file
 from fedmr.inference.super_resolver import Options, SuperResolver
 from fedmr.inference.tiling import TileError
-from fedmr.tasks.config import ReconstructionTask
 from fedmr.utils.errors import DataError
 from fedmr.utils.progress import Progress
 
@@ -77,7 +76,7 @@ def infer(
     if output == inputs or inputs in output.parents or output in inputs.parents:
         raise DataError(f"{target} is the input {source}, holds it or lies in it; name another place for the result")
     opened = load_model(model, job)
-    takes_kspace = isinstance(opened.task, ReconstructionTask)
+    takes_kspace = opened.task.takes_kspace
     worker = (Reconstructor if takes_kspace else SuperResolver)(opened, options)
     work, outcome = _plan(source, target, layout, takes_kspace=takes_kspace)
     single = len(work) == 1 and not outcome.problems

@@ -16,7 +16,8 @@ from fedmr.data.readers import Scan, fastmri
 from fedmr.inference.nifti_writer import write_nifti
 from fedmr.inference.super_resolver import Options, check_memory
 from fedmr.physics.coils import KspaceNetwork
-from fedmr.tasks.config import ReconstructionTask
+from fedmr.tasks.reconstruction import ReconstructionTask
+from fedmr.tasks.registry import expect
 from fedmr.utils.errors import DataError
 from fedmr.utils.files import write_atomically
 
@@ -37,9 +38,8 @@ class Reconstructor:
 
     def __init__(self, model: Model, options: Options | None = None) -> None:
         self.options = options or Options()
-        task = model.task
-        if not isinstance(task, ReconstructionTask):
-            raise ValueError(f"this is a {task.purpose} model; only a reconstruction model takes k-space")
+        refusal = f"this is a {model.task.purpose} model; only a reconstruction model takes k-space"
+        task = expect(model.task, ReconstructionTask, refusal)
         given = {"--plane": self.options.plane, "--tile": self.options.tile, "--fast": not self.options.exact}
         if unfit := [name for name, value in given.items() if value]:
             raise ValueError(f"{', '.join(unfit)} is for super-resolution only; leave it out")

@@ -16,7 +16,8 @@ from fedmr.data.images import Image, canonical
 from fedmr.data.volumes import normalisation
 from fedmr.inference.tiling import BATCH_PIXELS, SliceNetwork
 from fedmr.physics.degradation import Grid
-from fedmr.tasks.config import SuperResolutionTask
+from fedmr.tasks.registry import expect
+from fedmr.tasks.super_resolution import SuperResolutionTask
 from fedmr.utils.errors import DataError
 
 # name of a plane to the axis across it, in right-anterior-superior order
@@ -77,12 +78,10 @@ class SuperResolver:
 
     def __init__(self, model: Model, options: Options | None = None) -> None:
         self.model, self.options = model, options or Options()
-        task = model.task
-        if not isinstance(task, SuperResolutionTask):
-            raise ValueError(f"this is a {task.purpose} model; only a super-resolution model takes images")
-        self.task = task
+        refusal = f"this is a {model.task.purpose} model; only a super-resolution model takes images"
+        self.task = expect(model.task, SuperResolutionTask, refusal)
         net = model.net.to(self.options.chosen_device)
-        self.net = SliceNetwork(net, task.scale, tile=self.options.tile, exact=self.options.exact)
+        self.net = SliceNetwork(net, self.task.scale, tile=self.options.tile, exact=self.options.exact)
 
     def __call__(
         self, image: Image, *, plane: str = "", progress: Callable[[int, int], None] = lambda done, total: None

@@ -10,18 +10,19 @@ were stated are those that the ciphertexts hold.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from numbers import Integral
-from typing import Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, model_validator
 
 from fedmr.privacy import bfv
 from fedmr.privacy.bfv import DEGREE, MOST_TERMS, PLAIN_MODULUS, Key, Slots
 from fedmr.privacy.mechanism import Vector
 from fedmr.utils.errors import UnsafeError
-from fedmr.utils.validation import refuse_unknown, require
+from fedmr.utils.validation import Positive, settings
 
 ALGORITHM = "BFV"
 CIPHERTEXTS, HEADER = "ciphertexts", "fedmr_packed"  # keys in messages and model files
@@ -29,7 +30,11 @@ CIPHERTEXTS, HEADER = "ciphertexts", "fedmr_packed"  # keys in messages and mode
 Layout = Mapping[str, Sequence[int]]  # shapes by variable, in the order of the vector
 
 
-@dataclass(frozen=True)
+_Sites = Annotated[int, Field(gt=0, le=MOST_TERMS, description=f"a whole number above 0 and at most {MOST_TERMS}")]
+_Steps = Annotated[int, Field(gt=0, le=2**32, description="a whole number above 0 and at most 2^32")]
+
+
+@settings("packing:", kw_only=False)
 class Packing:
     """How weights become integers. All sites and the server must use the same.
 
@@ -42,22 +47,19 @@ class Packing:
         max_steps: steps that a site may do in a round.
     """
 
-    clip: float = 8.0
-    resolution: float = 2e-6
-    max_sites: int = 32
-    max_steps: int = 50_000
+    clip: Positive = 8.0
+    resolution: Positive = 2e-6
+    max_sites: _Sites = 32
+    max_steps: _Steps = 50_000
 
-    def __post_init__(self) -> None:
-        require("packing: clip", self.clip, 0)
-        require("packing: resolution", self.resolution, 0)
-        for name, high in (("max_sites", MOST_TERMS), ("max_steps", 2**32)):
-            if require(f"packing: {name}", getattr(self, name), 0, high) % 1:
-                raise ValueError(f"packing: {name} is {getattr(self, name)}; it must be a whole number")
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         if self.radix > PLAIN_MODULUS:
             raise ValueError(
                 f"packing: a sum over {self.max_sites} sites can need {math.log2(self.radix):.1f} bits, and a slot has "
                 f"{math.log2(PLAIN_MODULUS):.1f}; take a coarser resolution, or a lower clip, max_sites or max_steps"
             )
+        return self
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Packing":
@@ -66,7 +68,6 @@ class Packing:
         Raises:
             ValueError: naming the offending entry.
         """
-        refuse_unknown("packing", values, [f.name for f in fields(cls)])
         return cls(**values)
 
     @property

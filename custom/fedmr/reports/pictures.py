@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from fedmr.runs.run import FINAL_MODEL, METHODS, Figures, read_events
-from fedmr.tasks.config import Task
-from fedmr.tasks.registry import Volume, kind_of
+from fedmr.tasks.base import Task, Volume
 
 # tiles of a comparison image, and the method whose figures belong to each; the first one's label is the kind's
 TILES = {
@@ -26,7 +25,7 @@ def comparison_image(net: nn.Module, volume: Volume, task: Task) -> np.ndarray[A
     Returns:
         (1, H, 4*W) uint8, one window for all tiles: 0 to the reference slice's 99.9th percentile.
     """
-    tiles = kind_of(task).tiles(net, volume, task)
+    tiles = task.panels(net, volume)
     window = float(np.percentile(tiles[-1].numpy(), 99.9)) or 1.0
     image = torch.cat(tiles, dim=1).clamp(0, window) * (255 / window)
     return image.round().to(torch.uint8).numpy()[None]

@@ -6,7 +6,7 @@ from rich.table import Table
 
 from fedmr.nets import title as title_of
 from fedmr.runs.run import METHODS, PERSONAL, Figures
-from fedmr.tasks.config import Task
+from fedmr.tasks.base import Task
 
 
 def labels_of(task: Task | None) -> dict[str, str]:

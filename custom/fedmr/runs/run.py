@@ -6,8 +6,9 @@ from typing import Any
 
 from fedmr.aggregation.guard import read_rejections
 from fedmr.federation.render import read_task
-from fedmr.tasks.config import Task
+from fedmr.tasks.base import Task
 from fedmr.tasks.flmrcm_settings import Mrcm
+from fedmr.tasks.registry import build_task
 
 # of all kinds of task; a reconstruction has no "interpolated"
 METHODS = {"zero_filled": "zero-filled", "interpolated": "bicubic", "model": "MSCAN"}
@@ -141,7 +142,7 @@ def best_round(rounds: list[dict[str, Any]]) -> dict[str, Any]:
 def read_run_task(run: Path) -> Task | None:
     """The task of a run, None where the server kept no config."""
     config = find_run(run) / "app_server" / "config"
-    return Task.from_dict(read_task(config)) if config.is_dir() else None
+    return build_task(read_task(config)) if config.is_dir() else None
 
 
 def read_events(run: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ class Cell:
         arm: a variant of every axis.
         seed: of initial weights and sampling.
         job: the job whose source is rendered, with `task` and `rounds` in place of its own.
-        task: numbers of `fedmr.tasks.config.Task`.
+        task: numbers of `fedmr.tasks.base.Task`.
         rounds: number of federated rounds.
         sites: trained on.
         unseen: sites that are left out of training and tested on.

@@ -13,8 +13,8 @@ from fedmr.checkpoints.model_file import load_model
 from fedmr.metrics import sharpness, volume_metrics
 from fedmr.nets.unet import UNet
 from fedmr.study import Cell
-from fedmr.tasks.config import ReconstructionTask, Task
-from fedmr.tasks.registry import Volume, kind_of
+from fedmr.tasks.base import Task, Volume
+from fedmr.tasks.registry import build_task
 from fedmr.training.latents import SPLITS, latents_of
 
 _PERSONAL = "fedmr_personal_model.pt"  # as the learner leaves it on its site
@@ -46,21 +46,21 @@ def evaluate_cell(cell: Cell, run: Path, *, data: Path, panel: Path) -> Iterator
     Yields:
         columns of `results` from "method" to the metrics, a row per test volume and model.
     """
-    task = Task.from_dict(cell.task)
+    task = build_task(cell.task)
     models = list(_models(cell, run, task))
     for site in (*cell.sites, *cell.unseen):
-        for number, volume in enumerate(kind_of(task).load_volumes(data / site, task, ("test",))):
+        for number, volume in enumerate(task.load(data / site, ("test",))):
             where = {"site": site, "volume": volume.name}
-            for method, image in kind_of(task).baselines(volume, task).items():
+            for method, image in task.baselines(volume).items():
                 seen = {"seen": site in cell.sites}
                 yield {"method": method, "model_of": "", **where, **seen, **_figures(image, volume)}
             present = [model for model in models if site in model.sites]
             for model in present:
-                image = kind_of(task).restore(model.net, volume, task)
+                image = task.restore(model.net, volume)
                 whose = {"model_of": "+".join(model.trained), "seen": site in model.trained}
                 yield {"method": model.method, **whose, **where, **_figures(image, volume)}
             if number == 0 and site == min(cell.sites + cell.unseen):
-                tiles = [tile.cpu().numpy() for tile in kind_of(task).tiles(present[0].net, volume, task)]
+                tiles = [tile.cpu().numpy() for tile in task.panels(present[0].net, volume)]
                 what = {"site": site, "volume": volume.name, "method": present[0].method}
                 np.savez_compressed(panel, tiles=np.stack(tiles).astype(np.float16), **what)
 
@@ -74,14 +74,14 @@ def write_latents(cell: Cell, run: Path, *, data: Path, path: Path) -> None:
         data: data root with seen and unseen sites.
         path: .npz with (N, 4C) float16 as SPLIT:SITE.
     """
-    task = Task.from_dict(cell.task)
+    task = build_task(cell.task)
     net = next((model.net for model in _models(cell, run, task) if model.method == "global"), None)
-    if not isinstance(task, ReconstructionTask) or not isinstance(net, UNet):
+    if not task.takes_kspace or not isinstance(net, UNet):
         return
     arrays: dict[str, Any] = {}
     for site in sorted(cell.sites + cell.unseen):
         for split in SPLITS:
-            volumes = kind_of(task).load_volumes(data / site, task, (split,))
+            volumes = task.load(data / site, (split,))
             arrays[f"{split}:{site}"] = latents_of(net, volumes, task).astype(np.float16)
     np.savez_compressed(path, **arrays)
 

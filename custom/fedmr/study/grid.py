@@ -18,7 +18,7 @@ from fedmr.nets import build, count_parameters
 from fedmr.study import Cell, Study
 from fedmr.study.files import StudyError, read_yaml
 from fedmr.study.results import columns
-from fedmr.tasks.config import Task
+from fedmr.tasks.registry import build_task
 
 # what a variant may set beside the numbers of the task
 _OWN = {"job", "rounds", "sites", "leave_out", "pooled", "minutes", "only"}
@@ -123,10 +123,11 @@ def _arm(
             task["network"] = _network(
                 task["network"], _mapping("network", layer.get("network", {}), may_be_empty=True)
             )
-        _only(settings, _OWN | {f.name for f in fields(Task.from_dict(task))})
+        _only(settings, _OWN | {f.name for f in fields(build_task(task))})
         changed = {key: value for key, value in settings.items() if key not in _OWN and key != "network"}
         for key, value in changed.items():
-            if isinstance(task.get(key), (int, float)) and not isinstance(value, (int, float)):
+            before = task.get(key)
+            if isinstance(before, (int, float)) and not isinstance(value, (int, float)):
                 raise StudyError(f"{key} is {value!r}; it must be a number")
         task |= changed
         trained, unseen = _sites(settings, sites)
@@ -142,7 +143,7 @@ def _arm(
             unseen=unseen,
             pooled=settings.get("pooled", False) is True,
             minutes=float(_positive("minutes", settings.get("minutes", _MINUTES), (int, float))),
-            parameters=count_parameters(build(**Task.from_dict(task).network)),
+            parameters=count_parameters(build(**build_task(task).network)),
         )
     except ValueError as error:
         raise StudyError(f"{', '.join(arm)}: {error}") from None

@@ -10,8 +10,7 @@ import torch
 
 from fedmr.study import Arm, Cell, Study
 from fedmr.study.grid import MIN_ROUNDS
-from fedmr.tasks.config import Task
-from fedmr.tasks.registry import load_volumes, make_sampler
+from fedmr.tasks.registry import build_task
 from fedmr.training.trainer import Trainer
 from fedmr.utils.files import write_atomically
 
@@ -65,9 +64,9 @@ def measure(cells: Mapping[Arm, Cell], data: Path) -> dict[str, float]:
 
 
 def _trainer(cell: Cell, data: Path) -> Trainer:
-    task = Task.from_dict(cell.task)
+    task = build_task(cell.task)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    sampler = make_sampler(load_volumes(data / cell.sites[0], task, ("train",)), task, device)
+    sampler = task.sampler(task.load(data / cell.sites[0], ("train",)), device)
     return Trainer(task, sampler, rounds=cell.rounds)
 
 

@@ -1,15 +1,14 @@
 """The numbers of DP-SGD in a task."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from fedmr.utils.validation import require
+from pydantic import Field
 
-UNITS = ("slice", "patient")
+from fedmr.utils.validation import Count, Delta, Positive, settings
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings("task: dp_sgd")
 class DpSgd:
     """How a site's training is made differentially private; see `fedmr.training.dp_sgd`.
 
@@ -23,22 +22,13 @@ class DpSgd:
         max_epsilon: the site's budget over all its jobs with DP-SGD; it stops before a round that would exceed it.
     """
 
-    unit: str
-    units_per_step: float
-    patches_per_unit: int
-    max_grad_norm: float
-    noise_multiplier: float
-    delta: float
-    max_epsilon: float
-
-    def __post_init__(self) -> None:
-        if self.unit not in UNITS:
-            raise ValueError(f"task: dp_sgd unit is {self.unit!r}; known are {', '.join(UNITS)}")
-        if not isinstance(self.patches_per_unit, int):
-            raise ValueError(f"task: dp_sgd patches_per_unit is {self.patches_per_unit!r}; it must be a whole number")
-        for name in ("units_per_step", "patches_per_unit", "max_grad_norm", "noise_multiplier", "max_epsilon"):
-            require(f"task: dp_sgd {name}", getattr(self, name), 0)
-        require("task: dp_sgd delta", self.delta, 0, 0.1)
+    unit: Annotated[Literal["slice", "patient"], Field(description="slice or patient")]
+    units_per_step: Positive
+    patches_per_unit: Count
+    max_grad_norm: Positive
+    noise_multiplier: Positive
+    delta: Delta
+    max_epsilon: Positive
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "DpSgd":
@@ -47,8 +37,4 @@ class DpSgd:
         Raises:
             ValueError: naming the offending entry.
         """
-        known = [f.name for f in fields(cls)]
-        for problem, names in (("unknown", set(values) - set(known)), ("missing", set(known) - set(values))):
-            if names:
-                raise ValueError(f"task: dp_sgd {', '.join(sorted(names))} is {problem}; it takes {', '.join(known)}")
         return cls(**values)

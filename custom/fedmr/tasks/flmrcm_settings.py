@@ -1,13 +1,16 @@
 """The numbers of FL-MRCM in a task."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from typing import Annotated, Any, Self
 
-from fedmr.utils.validation import refuse_unknown, require
+from pydantic import Field, model_validator
+
+from fedmr.utils.validation import Count, Delta, Flag, NotNegative, Number, Positive, require, settings
+
+_Sites = Annotated[Sequence[str], Field(min_length=1, description="a list of sites, each once, e.g. [site-4]")]
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings("task: flmrcm")
 class Mrcm:
     """How latents are aligned with a target site's; see `fedmr.training.flmrcm` and `fedmr.training.target_latents`.
 
@@ -25,34 +28,25 @@ class Mrcm:
         max_epsilon: the site's budget over all its jobs; it refuses a round that would exceed it. Needed with noise.
     """
 
-    target_sites: Sequence[str]
-    train_target: bool = True
-    weight: float = 1.0
-    learning_rate: float = 1e-3
-    vectors: int = 64
-    clip: float = 0.0
-    noise_multiplier: float = 0.0
-    delta: float = 1e-5
-    max_epsilon: float = 0.0
+    target_sites: _Sites
+    train_target: Flag = True
+    weight: NotNegative = 1.0
+    learning_rate: Positive = 1e-3
+    vectors: Count = 64
+    clip: NotNegative = 0.0
+    noise_multiplier: NotNegative = 0.0
+    delta: Delta = 1e-5
+    max_epsilon: Number = 0.0
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         names = self.target_sites
-        listed = isinstance(names, Sequence) and not isinstance(names, str) and all(isinstance(n, str) for n in names)
-        if not listed or not names or len(set(names)) < len(names):
+        if len(set(names)) < len(names):
             raise ValueError(f"task: flmrcm target_sites is {names!r}; it must be a list of sites, each once")
-        if not isinstance(self.train_target, bool):
-            raise ValueError(f"task: flmrcm train_target is {self.train_target!r}; it must be true or false")
-        if not isinstance(self.vectors, int):
-            raise ValueError(f"task: flmrcm vectors is {self.vectors!r}; it must be a whole number")
-        for name in ("weight", "clip", "noise_multiplier"):
-            if getattr(self, name) != 0:
-                require(f"task: flmrcm {name}", getattr(self, name), 0)
-        for name in ("learning_rate", "vectors"):
-            require(f"task: flmrcm {name}", getattr(self, name), 0)
-        require("task: flmrcm delta", self.delta, 0, 0.1)
         if self.noise_multiplier:  # else the noise has no scale, and nothing is accounted
             require("task: flmrcm clip", self.clip, 0)
             require("task: flmrcm max_epsilon", self.max_epsilon, 0)
+        return self
 
     @classmethod
     def from_dict(cls, algorithm: Mapping[str, Any]) -> "Mrcm":
@@ -61,11 +55,7 @@ class Mrcm:
         Raises:
             ValueError: naming the offending entry.
         """
-        values = {key: value for key, value in algorithm.items() if key != "name"}
-        refuse_unknown("task: flmrcm", values, [f.name for f in fields(cls)])
-        if "target_sites" not in values:
-            raise ValueError("task: flmrcm target_sites is missing; name the target site, e.g. [site-4]")
-        return cls(**values)
+        return cls(**{key: value for key, value in algorithm.items() if key != "name"})
 
     def target_of(self, number: int) -> str:
         """The target site of round `number`, from 0."""

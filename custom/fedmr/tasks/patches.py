@@ -6,6 +6,7 @@ Volumes are degraded once and kept as flat arrays; a batch is one gather.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +16,31 @@ from fedmr.data.datalist import read_entries
 from fedmr.data.splits import SPLITS
 from fedmr.data.volumes import normalisation, read_volume
 from fedmr.metrics import FOREGROUND
-from fedmr.physics.degradation import degrade, low_size
-from fedmr.tasks.config import MIN_FOREGROUND, SuperResolutionTask
+from fedmr.physics.degradation import Degradation, Grid, degrade, low_size
 from fedmr.utils.errors import DataError
+
+MIN_FOREGROUND = 0.25  # share of a patch that must be foreground
+
+
+class PatchSettings(Protocol):
+    """What patches need to know of their task, see `super_resolution.SuperResolutionTask`."""
+
+    @property
+    def scale(self) -> int: ...
+    @property
+    def degradation(self) -> Degradation: ...
+    @property
+    def grid(self) -> Grid: ...
+    @property
+    def patch_size(self) -> int: ...
+    @property
+    def patches_per_slice(self) -> int: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def smallest_side(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -38,7 +61,7 @@ class Volume:
         return self.hr
 
 
-def load_volumes(folder: Path, task: SuperResolutionTask, splits: tuple[str, ...] = SPLITS) -> list[Volume]:
+def load_volumes(folder: Path, task: PatchSettings, splits: tuple[str, ...] = SPLITS) -> list[Volume]:
     """Load, degrade and normalise a site's volumes, in the order of its datalist.
 
     Args:
@@ -78,7 +101,7 @@ class PatchSampler:
         device: where the arrays live.
     """
 
-    def __init__(self, volumes: list[Volume], task: SuperResolutionTask, device: torch.device | str = "cpu") -> None:
+    def __init__(self, volumes: list[Volume], task: PatchSettings, device: torch.device | str = "cpu") -> None:
         self.task, self.device = task, torch.device(device)
         lr, hr, corners, rows = [], [], [], []
         lr_offset = hr_offset = corner_offset = 0
@@ -165,7 +188,7 @@ def _axis(start: Tensor, flip: Tensor, length: int) -> Tensor:
     return start[:, None] + torch.where(flip[:, None], length - 1 - steps, steps)
 
 
-def _refine(low: Tensor, flip: Tensor, task: SuperResolutionTask) -> Tensor:
+def _refine(low: Tensor, flip: Tensor, task: PatchSettings) -> Tensor:
     """LR indices (B, p) to the HR indices (B, s*p) that lie on the same grid after the flip."""
     s = task.scale
     steps = torch.arange(s, device=low.device)

@@ -1,22 +1,22 @@
 """Batches for DP-SGD: whole units of protection, drawn so that the accountant's assumption holds."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fedmr.tasks.config import SuperResolutionTask
 from fedmr.tasks.dp_settings import DpSgd
-from fedmr.tasks.patches import PatchSampler, Volume
+from fedmr.tasks.patches import PatchSampler, PatchSettings, Volume
 
 
-def patch_sampler(
-    volumes: list[Volume], task: SuperResolutionTask, device: torch.device | str = "cpu"
-) -> "PatchSampler | UnitSampler":
-    """The sampler that the task asks for."""
-    return UnitSampler(volumes, task, device) if task.dp_sgd else PatchSampler(volumes, task, device)
+class PrivateSettings(PatchSettings, Protocol):
+    """What the units' patches need to know of their task, see `super_resolution.SuperResolutionTask`."""
+
+    @property
+    def dp_sgd(self) -> Mapping[str, Any]: ...
 
 
 class UnitSampler:
@@ -39,9 +39,7 @@ class UnitSampler:
         DataError: a patient has nothing to train on.
     """
 
-    def __init__(
-        self, volumes: Sequence[Volume], task: SuperResolutionTask, device: torch.device | str = "cpu"
-    ) -> None:
+    def __init__(self, volumes: Sequence[Volume], task: PrivateSettings, device: torch.device | str = "cpu") -> None:
         self.settings = DpSgd.from_dict(task.dp_sgd)
         self.device = torch.device(device)
         patients: dict[str, list[Volume]] = {}

@@ -1,229 +1,135 @@
-"""Reconstruction from under-sampled k-space: from a site's datalist to batches, and a network on a volume.
-
-A datalist entry with `kspace`, a .npy (S, C, ky, kx) as `fedmr prepare` keeps it, is a real measurement; its reference
-is the root sum of squares over the coils, of which `image` tells the size. Of an entry without, k-space is simulated as
-single-coil from the magnitude image. Columns are the last axis. A site can state a `mask` of its own in its datalist,
-for all its volumes or in one of them.
-"""
+"""Reconstruction from under-sampled k-space as a task: a network on a volume's slices, and its baseline."""
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar, Self
 
-import numpy as np
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from fedmr.data.datalist import read_datalist, read_entries
-from fedmr.data.images import read_nifti
 from fedmr.data.splits import SPLITS
-from fedmr.data.volumes import normalisation, read_volume
-from fedmr.metrics import FOREGROUND
-from fedmr.physics.coils import KspaceNetwork, crop_or_pad, reconstruct_zero_filled, statistics
-from fedmr.physics.degradation import fft2c
-from fedmr.physics.masks import Mask, make_mask, seed_of
-from fedmr.tasks.config import ReconstructionTask
-from fedmr.utils.errors import DataError
+from fedmr.physics.coils import KspaceNetwork, crop_or_pad, reconstruct_zero_filled
+from fedmr.physics.masks import make_mask
+from fedmr.tasks.base import Task
+from fedmr.tasks.slices import MIN_SIGNAL, KspaceVolume, SliceSampler, load_volumes
+from fedmr.utils.validation import Count, Flag, settings
 
 _EVALUATION_PIXELS = 2**16  # per forward pass
 _DYNAMIC_RANGE = 1e4  # of k-space in a picture
+_TIMES = "\N{MULTIPLICATION SIGN}"
+_Mask = Annotated[Mapping[str, Any], Field(description="a mapping with the arguments of the mask")]
 
 
-@dataclass(frozen=True)
-class KspaceVolume:
-    """One scan. `reference` (S, H, W) float32, values >= 0, in the file's units.
+@settings("task:")
+class ReconstructionTask(Task):
+    """Reconstruction of slices from k-space of which columns are missing; its network maps image to image.
 
     Attributes:
-        name, patient, contrast, split: as in the datalist.
-        mask: how it is under-sampled.
-        raw: the file of its k-space, (S, C, ky, kx) complex64; None where k-space is simulated.
+        mask: which columns are measured, arguments of `masks.Mask`. A site whose datalist has a `mask` of its own
+            takes that, so that scanners that under-sample differently train together.
+        size: side to which slices are centrally cropped or padded with zeros for a batch; evaluation is at full size.
+        data_consistency: whether measured columns are put back into what the network makes, in evaluation and use.
     """
 
-    name: str
-    patient: str
-    contrast: str
-    split: str
-    reference: Tensor
-    mask: Mask
-    raw: Path | None = None
+    purpose: ClassVar[str] = "reconstruction"
+    measured: ClassVar[str] = "measured k-space"
+    takes_kspace: ClassVar[bool] = True
+    shows_errors: ClassVar[bool] = True
+    normalisation: ClassVar[Mapping[str, Any]] = {
+        "mean": 0.0,
+        "standard_deviation": 1.0,
+        "text": "Every zero-filled magnitude slice (root sum of squares over the coils) has its mean subtracted and is "
+        "divided by its standard deviation, before the network; the result is mapped back by both. Negative values are "
+        "set to 0.",
+    }
+
+    mask: _Mask
+    size: Count = 256
+    data_consistency: Flag = False
+
+    @model_validator(mode="after")
+    def _check_scale_and_mask(self) -> Self:
+        if self.network.get("scale", 1) != 1:
+            raise ValueError(f"task: network scale is {self.network['scale']}; reconstruction needs 1")
+        make_mask(self.mask)
+        return self
 
     @property
-    def size(self) -> tuple[int, int]:
-        """(H, W) of a slice."""
-        return self.reference.shape[1], self.reference.shape[2]
+    def facts(self) -> dict[str, Any]:
+        """Mask, in full, and data consistency."""
+        return {"mask": asdict(make_mask(self.mask)), "data_consistency": self.data_consistency}
 
-    def kspace(self, start: int, stop: int) -> Tensor:
-        """Fully sampled k-space (N, C, ky, kx) complex64 of slices; a raw one is read from its file each time."""
-        if self.raw is None:
-            return fft2c(self.reference[start:stop]).unsqueeze(1)
-        return torch.from_numpy(np.array(np.load(self.raw, mmap_mode="r")[start:stop]))
+    @property
+    def smallest_side(self) -> int:
+        """Side of which four poolings leave two pixels."""
+        return 32
 
-    def measured(self, start: int, stop: int) -> tuple[Tensor, Tensor, slice]:
-        """What evaluation gives of slices, under one mask for the volume, by its name.
+    @property
+    def least_foreground(self) -> float:
+        """`MIN_SIGNAL` of a training slice."""
+        return MIN_SIGNAL * self.size**2
 
-        Returns:
-            k-space (N, C, ky, kx) with zeros elsewhere, the measured columns (kx,) bool, and the columns around the
-            middle that are measured in any case.
-        """
-        kspace = self.kspace(start, stop)
-        width = kspace.shape[-1]
-        columns = self.mask.columns(width, torch.Generator().manual_seed(seed_of(self.name)))
-        return kspace * columns, columns, self.mask.center(width)
+    @property
+    def bytes_per_voxel(self) -> float:
+        """The reference, float32; raw k-space stays on disk."""
+        return 4
 
+    def load(self, folder: Path, splits: tuple[str, ...] = SPLITS) -> list[KspaceVolume]:
+        """Load a site's volumes; see `slices.load_volumes`."""
+        return load_volumes(folder, self, splits)
 
-def load_volumes(folder: Path, task: ReconstructionTask, splits: tuple[str, ...] = SPLITS) -> list[KspaceVolume]:
-    """Load a site's volumes, in the order of its datalist.
+    def sampler(self, volumes: Sequence[KspaceVolume], device: torch.device | str = "cpu") -> SliceSampler:
+        """Make batches of slices, each under a fresh mask."""
+        return SliceSampler([v for v in volumes if v.split == "train"], self, device)
 
-    Args:
-        folder: site folder with `datalist.json`.
-        task: gives the mask, unless the datalist has one.
-        splits: which splits to load; each must be there.
+    def restore(self, net: nn.Module, volume: KspaceVolume) -> Tensor:
+        """Reconstruct a volume under its own mask, at full size: (S, H, W) float32 on the CPU, values >= 0."""
+        batch = max(1, _EVALUATION_PIXELS // volume.reference[0].numel())
+        starts = range(0, len(volume.reference), batch)
+        return torch.cat([self._restore(net, volume, start, start + batch) for start in starts])
 
-    Raises:
-        DataError: naming the offending file, the empty split, or what is wrong with the datalist's mask.
-    """
-    of_site = read_datalist(folder).get("mask", {})
-    volumes = []
-    for entry in read_entries(folder, splits):
-        path, raw = folder / entry["image"], entry.get("kspace")
-        if raw is None:
-            reference = read_volume(path, entry.get("shape"))
-        else:
-            reference = _reference(folder / str(raw), read_nifti(path).voxels.shape)
-        if min(reference.shape[1:]) < task.smallest_side:
-            raise DataError(
-                f"{path} has slices of {tuple(reference.shape[1:])} voxels; reconstruction needs "
-                f"{task.smallest_side}. Leave out this volume"
-            )
-        mask = _mask(folder, task, of_site, entry.get("mask", {}))
-        fields = entry["image"], entry["patient"], entry["contrast"], entry["split"]
-        volumes.append(KspaceVolume(*fields, reference, mask, None if raw is None else folder / str(raw)))
-    return volumes
+    @torch.no_grad()
+    def _restore(self, net: nn.Module, volume: KspaceVolume, start: int, stop: int) -> Tensor:
+        device = next(net.parameters()).device
+        kspace, columns, center = volume.measured(start, stop)
+        whole = KspaceNetwork(net, data_consistency=self.data_consistency).eval()
+        result: Tensor = whole(kspace.to(device), columns.to(device), center, volume.size)
+        return result.cpu()
 
+    def baselines(self, volume: KspaceVolume) -> dict[str, Tensor]:
+        """Return the zero-filled reconstruction of a volume under its mask, (S, H, W), values >= 0."""
+        measured = (volume.measured(number, number + 1)[0] for number in range(len(volume.reference)))
+        return {"zero_filled": torch.cat([reconstruct_zero_filled(kspace, volume.size) for kspace in measured])}
 
-def _mask(folder: Path, task: ReconstructionTask, *own: Mapping[str, Any]) -> Mask:
-    """Return the mask of a volume: the task's settings, overridden by the site's and then by the volume's."""
-    try:
-        return make_mask({name: value for settings in (task.mask, *own) for name, value in {**settings}.items()})
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{folder / 'datalist.json'}: {error}") from None
-
-
-def _reference(path: Path, shape: tuple[int, ...]) -> Tensor:
-    """Root sum of squares (S, h, w) of raw k-space for an image (X, Y, S), whose X runs along w and Y along h."""
-    from fedmr.data.readers.fastmri import under_sampling
-
-    try:
-        raw: Any = np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} cannot be read ({error}). Run `fedmr prepare` again") from None
-    width, height, slices = shape
-    fits = raw.ndim == 4 and len(raw) == slices and height <= raw.shape[2] and width <= raw.shape[3]
-    if not fits or raw.dtype != np.complex64:
-        raise DataError(
-            f"{path} holds {raw.dtype} of shape {raw.shape}; complex64 (slices, coils, ky, kx) is needed, as large as "
-            f"the image of {slices} slices of {height} x {width}. Run `fedmr prepare` again"
+    def panels(self, net: nn.Module, volume: KspaceVolume) -> list[Tensor]:
+        """Return the middle slice as logarithm of its k-space, zero-filled, result and reference, (H, W) each."""
+        middle = len(volume.reference) // 2
+        kspace, reference = volume.measured(middle, middle + 1)[0], volume.reference[middle]
+        strength = crop_or_pad(torch.linalg.vector_norm(kspace[0], dim=0), volume.size)
+        shown = torch.log1p(_DYNAMIC_RANGE * strength / strength.max()) / math.log1p(_DYNAMIC_RANGE)
+        image, result = (
+            reconstruct_zero_filled(kspace, volume.size)[0],
+            self._restore(net, volume, middle, middle + 1)[0],
         )
-    pictures = []
-    for number, coils in enumerate(raw):
-        if gap := under_sampling(coils):
-            raise DataError(
-                f"{path} is no reference for reconstruction: slice {number} is under-sampled ({gap}). Leave it out"
-            )
-        pictures.append(reconstruct_zero_filled(torch.from_numpy(np.array(coils)), (height, width)))
-    return torch.stack(pictures)
+        return [shown * reference.max(), image, result, reference]
 
+    def describe(self) -> dict[str, str]:
+        """Return mask and data consistency in words."""
+        mask = make_mask(self.mask)
+        columns = f"{mask.kind} columns, {mask.acceleration:g}x, {mask.center_fraction:.0%} in the middle kept"
+        return {"Under-sampling": columns, "Measured k-space": "put back" if self.data_consistency else "not put back"}
 
-class SliceSampler:
-    """Batches of standardised zero-filled and reference slices, with a fresh mask for every slice and epoch.
+    def describe_input(self) -> tuple[str, str]:
+        """Return which columns of k-space were measured."""
+        mask = make_mask(self.mask)
+        text = (
+            f"{mask.kind} columns, {mask.acceleration:g}{_TIMES} fewer, {mask.center_fraction:.0%} in the middle kept"
+        )
+        return "Measured k-space", text + ("; put back into the result" if self.data_consistency else "")
 
-    A slice is under-sampled at its own matrix size; image and reference are standardised by mean and standard deviation
-    of the whole zero-filled slice, and then cut or padded with zero signal around the middle, so that a batch has one
-    size. Slices that are mostly background are left out.
-
-    Args:
-        volumes: training volumes.
-        task: size, batch size and seed.
-        device: where batches are made.
-    """
-
-    def __init__(
-        self, volumes: list[KspaceVolume], task: ReconstructionTask, device: torch.device | str = "cpu"
-    ) -> None:
-        self.task, self.device = task, torch.device(device)
-        self.slices: list[tuple[KspaceVolume, int]] = []
-        for volume in volumes:
-            foreground = (volume.reference > FOREGROUND * normalisation(volume.reference)).sum(dim=(1, 2))
-            self.slices += [(volume, int(n)) for n in (foreground >= task.least_foreground).nonzero()]
-        if not self.slices:
-            raise DataError(
-                f"no slice of {len(volumes)} training volumes holds {task.least_foreground:.0f} foreground voxels; "
-                "take a smaller size in the task"
-            )
-
-    @property
-    def n_slices(self) -> int:
-        """Number of training slices."""
-        return len(self.slices)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches in an epoch: every slice once."""
-        return -(-self.n_slices // self.task.batch_size)
-
-    def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of epoch `number`, which with the seed determines them, so nothing needs saving for a resume.
-
-        Yields:
-            zero-filled (B, 1, size, size) and reference (B, 1, size, size), standardised.
-        """
-        generator = torch.Generator().manual_seed(self.task.seed * 1_000_003 + number)
-        order = torch.randperm(self.n_slices, generator=generator)
-        for chosen in order.split(self.task.batch_size):
-            pairs = [self.pair(*self.slices[int(index)], generator) for index in chosen]
-            images, targets = (torch.stack(side).unsqueeze(1) for side in zip(*pairs, strict=True))
-            yield images, targets
-
-    def pair(self, volume: KspaceVolume, number: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Zero-filled and reference slice (size, size), standardised, under a mask that `generator` draws."""
-        kspace = volume.kspace(number, number + 1)[0].to(self.device)
-        columns = volume.mask.columns(kspace.shape[-1], generator).to(self.device)
-        image, target = reconstruct_zero_filled(kspace * columns, volume.size), volume.reference[number].to(self.device)
-        mean, std = statistics(image)
-        size = self.task.size, self.task.size
-        # padded first, so that the margin is what a place without signal is anywhere in the slice
-        return (crop_or_pad(image, size) - mean) / std, (crop_or_pad(target, size) - mean) / std
-
-
-def restore(net: nn.Module, volume: KspaceVolume, task: ReconstructionTask) -> Tensor:
-    """Reconstruct a volume under its own mask, at full size: (S, H, W) float32 on the CPU, values >= 0."""
-    batch = max(1, _EVALUATION_PIXELS // volume.reference[0].numel())
-    starts = range(0, len(volume.reference), batch)
-    return torch.cat([_restore(net, volume, task, start, start + batch) for start in starts])
-
-
-@torch.no_grad()
-def _restore(net: nn.Module, volume: KspaceVolume, task: ReconstructionTask, start: int, stop: int) -> Tensor:
-    device = next(net.parameters()).device
-    kspace, columns, center = volume.measured(start, stop)
-    whole = KspaceNetwork(net, data_consistency=task.data_consistency).eval()
-    result: Tensor = whole(kspace.to(device), columns.to(device), center, volume.size)
-    return result.cpu()
-
-
-def baselines(volume: KspaceVolume, task: ReconstructionTask) -> dict[str, Tensor]:
-    """Zero-filled reconstruction of a volume under its mask, (S, H, W), values >= 0."""
-    measured = (volume.measured(number, number + 1)[0] for number in range(len(volume.reference)))
-    return {"zero_filled": torch.cat([reconstruct_zero_filled(kspace, volume.size) for kspace in measured])}
-
-
-def tiles(net: nn.Module, volume: KspaceVolume, task: ReconstructionTask) -> list[Tensor]:
-    """The middle slice as logarithm of the measured k-space, zero-filled, reconstructed, and reference, (H, W) each."""
-    middle = len(volume.reference) // 2
-    kspace, reference = volume.measured(middle, middle + 1)[0], volume.reference[middle]
-    strength = crop_or_pad(torch.linalg.vector_norm(kspace[0], dim=0), volume.size)
-    shown = torch.log1p(_DYNAMIC_RANGE * strength / strength.max()) / math.log1p(_DYNAMIC_RANGE)
-    image, result = reconstruct_zero_filled(kspace, volume.size)[0], _restore(net, volume, task, middle, middle + 1)[0]
-    return [shown * reference.max(), image, result, reference]
+    def describe_batch(self) -> str:
+        """Return size and mask of the slices."""
+        return f"slices, cut or padded to {self.size} {_TIMES} {self.size}, every slice with a fresh mask"

@@ -1,13 +1,29 @@
-"""Super-resolution: a network on a volume's slices, and what it is compared with."""
+"""Super-resolution as a task: a network on a volume's slices, and what it is compared with."""
 
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import field, replace
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from fedmr.physics.degradation import interpolate, zero_filled, zero_filled_acquisition
-from fedmr.tasks.config import SuperResolutionTask
-from fedmr.tasks.patches import Volume
+from fedmr.data.splits import SPLITS
+from fedmr.physics.degradation import GRID_OF, Degradation, Grid, interpolate, zero_filled, zero_filled_acquisition
+from fedmr.tasks.base import Task
+from fedmr.tasks.dp_settings import DpSgd
+from fedmr.tasks.patches import MIN_FOREGROUND, PatchSampler, Volume, load_volumes
+from fedmr.tasks.poisson_sampling import UnitSampler
+from fedmr.utils.validation import Count, settings
+
+_TIMES = "\N{MULTIPLICATION SIGN}"
+_DEGRADATIONS = {
+    "truncation": "k-space truncation to the central 1/{0} of the matrix along both axes",
+    "bicubic": "anti-aliased bicubic resampling by {0}",
+}
+_Degradation = Annotated[Degradation, Field(description=f"one of {', '.join(GRID_OF)}")]
+_DpSgd = Annotated[Mapping[str, Any], Field(description="a mapping with the numbers of DP-SGD")]
 
 # LR pixels per forward pass. Bounds the memory of evaluation; four times more costs 1.6x the CPU time, because
 # buffers of that size are returned to the system and faulted in again for every layer.
@@ -38,30 +54,135 @@ def super_resolve(net: nn.Module, low: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.cat(outputs)
 
 
-def restore(net: nn.Module, volume: Volume, task: SuperResolutionTask) -> Tensor:
-    """SR of a volume's LR slices, (S, H, W), values >= 0."""
-    return super_resolve(net, volume.lr, (volume.hr.shape[1], volume.hr.shape[2]))
+@settings("task:")
+class SuperResolutionTask(Task):
+    """Super-resolution of images; its network states scale and, unless it is that of the degradation, grid.
 
-
-def baselines(volume: Volume, task: SuperResolutionTask) -> dict[str, Tensor]:
-    """Zero-filled and grid-aligned bicubic SR of a volume, (S, H, W) each, values >= 0.
-
-    Under k-space truncation zero-filling starts from the complex k-space, the stronger baseline.
+    Attributes:
+        degradation: how LR is made from HR, "truncation" or "bicubic".
+        patch_size: side of an LR patch in LR pixels; the HR patch is scale times larger.
+        patches_per_slice: patches drawn per training slice and epoch.
+        dp_sgd: the numbers of `tasks.dp_settings.DpSgd`, if training is to be differentially private. They then stand
+            in for `batch_size`, `patches_per_slice` and `clip_norm`.
     """
-    size = volume.hr.shape[1], volume.hr.shape[2]
-    bicubic = interpolate(volume.lr.unsqueeze(1), task.scale, task.grid)[:, 0, : size[0], : size[1]]
-    if task.degradation == "truncation":
-        sinc = zero_filled_acquisition(volume.hr, task.scale)
-    else:
-        sinc = zero_filled(volume.lr, task.scale, size, task.grid)
-    return {"zero_filled": sinc.clamp_min(0), "interpolated": bicubic.clamp_min(0)}
 
+    purpose: ClassVar[str] = "super-resolution"
+    measured: ClassVar[str] = "low resolution"
+    takes_kspace: ClassVar[bool] = False
+    shows_errors: ClassVar[bool] = False
+    normalisation: ClassVar[Mapping[str, Any]] = {
+        "percentile": 99.9,
+        "becomes": 1.0,
+        "text": "Every volume is divided by the 99.9th percentile of its low-resolution intensities, before the "
+        "network and not slice by slice; the result is multiplied by it again. Negative values are set to 0.",
+    }
 
-def tiles(net: nn.Module, volume: Volume, task: SuperResolutionTask) -> list[Tensor]:
-    """The middle slice as LR (nearest), zero-filled, SR and reference, (H, W) each."""
-    middle = volume.hr.shape[0] // 2
-    one = replace(volume, hr=volume.hr[middle : middle + 1], lr=volume.lr[middle : middle + 1])
-    height, width = one.hr.shape[1:]
-    nearest = one.lr.repeat_interleave(task.scale, 1).repeat_interleave(task.scale, 2)[:, :height, :width]
-    images = [nearest, baselines(one, task)["zero_filled"], restore(net, one, task), one.hr]
-    return [image[0] for image in images]
+    degradation: _Degradation = "truncation"
+    patch_size: Count = 32
+    patches_per_slice: Count = 4
+    dp_sgd: _DpSgd = field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _check_scale_and_grid(self) -> Self:
+        if "scale" not in self.network:
+            raise ValueError(f"task: network {dict(self.network)} has no 'scale'; add it")
+        grid = self.network.get("grid", self.grid)
+        if grid != self.grid:
+            raise ValueError(
+                f"task: network grid {grid!r} does not belong to degradation {self.degradation!r}; "
+                f"use {self.grid!r}, else the image shifts by (scale-1)/2 pixels"
+            )
+        if self.scale < 2:
+            raise ValueError(f"task: network scale is {self.scale}; super-resolution needs 2 or more")
+        return self
+
+    @model_validator(mode="after")
+    def _check_privacy(self) -> Self:
+        if self.dp_sgd:
+            DpSgd.from_dict(self.dp_sgd)
+            if self.algorithm["name"] != "fedavg":
+                raise ValueError(f"task: dp_sgd goes with algorithm fedavg only, not {self.algorithm['name']}")
+        return self
+
+    @property
+    def scale(self) -> int:
+        """Super-resolution factor."""
+        return int(self.network["scale"])
+
+    @property
+    def grid(self) -> Grid:
+        """Sampling grid of the degradation."""
+        return GRID_OF[self.degradation]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Scale, degradation and grid."""
+        return {"scale": self.scale, "degradation": self.degradation, "grid": self.grid}
+
+    @property
+    def smallest_side(self) -> int:
+        """A patch, and one pixel more, which a flipped one needs."""
+        return (self.patch_size + 1) * self.scale
+
+    @property
+    def least_foreground(self) -> float:
+        """`MIN_FOREGROUND` of an HR patch."""
+        return MIN_FOREGROUND * (self.patch_size * self.scale) ** 2
+
+    @property
+    def bytes_per_voxel(self) -> float:
+        """HR and LR, float32."""
+        return 4 * (1 + self.scale**-2)
+
+    def load(self, folder: Path, splits: tuple[str, ...] = SPLITS) -> list[Volume]:
+        """Load, degrade and normalise a site's volumes; see `patches.load_volumes`."""
+        return load_volumes(folder, self, splits)
+
+    def sampler(self, volumes: Sequence[Volume], device: torch.device | str = "cpu") -> PatchSampler | UnitSampler:
+        """Make batches of patches, or steps of whole units if the task has `dp_sgd`."""
+        training = [v for v in volumes if v.split == "train"]
+        return UnitSampler(training, self, device) if self.dp_sgd else PatchSampler(training, self, device)
+
+    def restore(self, net: nn.Module, volume: Volume) -> Tensor:
+        """Super-resolve a volume's LR slices, (S, H, W), values >= 0."""
+        return super_resolve(net, volume.lr, (volume.hr.shape[1], volume.hr.shape[2]))
+
+    def baselines(self, volume: Volume) -> dict[str, Tensor]:
+        """Return zero-filled and grid-aligned bicubic SR of a volume, (S, H, W) each, values >= 0.
+
+        Under k-space truncation zero-filling starts from the complex k-space, the stronger baseline.
+        """
+        size = volume.hr.shape[1], volume.hr.shape[2]
+        bicubic = interpolate(volume.lr.unsqueeze(1), self.scale, self.grid)[:, 0, : size[0], : size[1]]
+        if self.degradation == "truncation":
+            sinc = zero_filled_acquisition(volume.hr, self.scale)
+        else:
+            sinc = zero_filled(volume.lr, self.scale, size, self.grid)
+        return {"zero_filled": sinc.clamp_min(0), "interpolated": bicubic.clamp_min(0)}
+
+    def panels(self, net: nn.Module, volume: Volume) -> list[Tensor]:
+        """Return the middle slice as LR (nearest), zero-filled, SR and reference, (H, W) each."""
+        middle = volume.hr.shape[0] // 2
+        one = replace(volume, hr=volume.hr[middle : middle + 1], lr=volume.lr[middle : middle + 1])
+        height, width = one.hr.shape[1:]
+        nearest = one.lr.repeat_interleave(self.scale, 1).repeat_interleave(self.scale, 2)[:, :height, :width]
+        images = [nearest, self.baselines(one)["zero_filled"], self.restore(net, one), one.hr]
+        return [image[0] for image in images]
+
+    def describe(self) -> dict[str, str]:
+        """Return scale, degradation and grid in words."""
+        return {
+            "Scale": f"x{self.scale} in the slice plane",
+            "Degradation": f"{self.degradation}, sampling grid {self.grid}",
+        }
+
+    def describe_input(self) -> tuple[str, str]:
+        """Return how the low resolution was made."""
+        return "Low resolution", _DEGRADATIONS[self.degradation].format(self.scale)
+
+    def describe_batch(self) -> str:
+        """Return size and number of the patches."""
+        return (
+            f"patches of {self.patch_size} {_TIMES} {self.patch_size} low-resolution pixels, "
+            f"{self.patches_per_slice} patches per slice"
+        )

@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedmr.tasks.config import Task
+from fedmr.tasks.base import Sampler, Task
 from fedmr.tasks.flmrcm_settings import Mrcm
-from fedmr.tasks.registry import Sampler
 from fedmr.training.dp_sgd import PrivateTrainer
 from fedmr.training.flmrcm import CrossSiteModelling
 from fedmr.training.trainer import Hook, Trainer, TrainingStats

@@ -23,9 +23,8 @@ from torch import Tensor, nn
 from fedmr.privacy.accountant import Steps, check_total, sampled_epsilon
 from fedmr.privacy.ledger import Charge
 from fedmr.privacy.mechanism import Vector, clip, compare, system_normal
-from fedmr.tasks.config import SuperResolutionTask, Task
+from fedmr.tasks.base import Sampler, Task
 from fedmr.tasks.poisson_sampling import UnitSampler
-from fedmr.tasks.registry import Sampler
 from fedmr.training.trainer import Trainer, TrainingStats
 
 Unit = tuple[Tensor, Tensor]
@@ -89,7 +88,6 @@ class PrivateTrainer(Trainer):
     def __init__(self, task: Task, sampler: Sampler, *, rounds: int) -> None:
         super().__init__(task, sampler, rounds=rounds)
         assert isinstance(sampler, UnitSampler)
-        assert isinstance(task, SuperResolutionTask)
         self.units, self.settings = sampler, sampler.settings
         self.spent: list[Steps] = []
         self._distances: list[dict[str, float]] = []

@@ -13,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from fedmr.nets.unet import UNet
-from fedmr.tasks.config import ReconstructionTask
-from fedmr.tasks.reconstruction import KspaceVolume, SliceSampler
-from fedmr.tasks.registry import Volume
+from fedmr.tasks.base import Task, Volume
+from fedmr.tasks.reconstruction import ReconstructionTask
+from fedmr.tasks.registry import expect
+from fedmr.tasks.slices import KspaceVolume, SliceSampler
 
 Points = NDArray[np.float32]
 SPLITS = ("train", "test")  # of the volumes that a classifier is fitted with and tested on
@@ -25,7 +26,7 @@ _COLUMNS = 4  # of panels side by side
 
 
 @torch.no_grad()
-def latents_of(net: UNet, volumes: Sequence[Volume], task: ReconstructionTask) -> Points:
+def latents_of(net: UNet, volumes: Sequence[Volume], task: Task) -> Points:
     """The latents (N, 4C) of the volumes' slices, as training sees them: standardised, at the task's size.
 
     Masks are drawn slice by slice from one seed, so that two networks are given the same images. Slices that are mostly
@@ -38,9 +39,11 @@ def latents_of(net: UNet, volumes: Sequence[Volume], task: ReconstructionTask) -
 
     Raises:
         DataError: no slice holds enough foreground.
+        ValueError: the task is no reconstruction.
     """
+    expected = expect(task, ReconstructionTask, f"latents are those of a reconstruction, not of a {task.purpose} task")
     device = next(net.parameters()).device
-    sampler = SliceSampler([v for v in volumes if isinstance(v, KspaceVolume)], task, device)
+    sampler = SliceSampler([v for v in volumes if isinstance(v, KspaceVolume)], expected, device)
     generator = torch.Generator().manual_seed(0)
     images = torch.stack([sampler.pair(*where, generator)[0] for where in sampler.slices]).unsqueeze(1)
     net.eval()

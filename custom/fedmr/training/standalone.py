@@ -17,11 +17,13 @@ from fedmr.data.splits import SPLITS
 from fedmr.federation.render import read_num_rounds, read_task
 from fedmr.reports.pictures import comparison_image
 from fedmr.runs.run import Figures, summarise
-from fedmr.tasks.config import Task
-from fedmr.tasks.registry import Volume, load_volumes, make_sampler
+from fedmr.tasks.base import Volume
+from fedmr.tasks.registry import build_task
 from fedmr.training.algorithms import make_trainer
 from fedmr.training.trainer import evaluate
 from fedmr.utils.errors import DataError
+
+_Load = Callable[[], Sequence[Volume]]
 
 
 def train_pooled(
@@ -49,7 +51,7 @@ def train_pooled(
     Raises:
         DataError: a volume cannot be used, or a named site is not there.
     """
-    task = Task.from_dict(read_task(job))
+    task = build_task(read_task(job))
     rounds = rounds or read_num_rounds(job)
     folders = [f for f in site_folders(data) if not sites or f.name in sites]
     absent = sorted(set(sites) - {f.name for f in folders})
@@ -57,11 +59,11 @@ def train_pooled(
         raise DataError(
             f"{data} has no site {', '.join(absent)}; it has {', '.join(f.name for f in site_folders(data))}"
         )
-    volumes = [v for folder in folders for v in load_volumes(folder, task, ("train", "val"))]
+    volumes = [v for folder in folders for v in task.load(folder, ("train", "val"))]
     validation = [v for v in volumes if v.split == "val"]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     plain = replace(task, algorithm={"name": "fedavg"})
-    trainer = make_trainer(plain, make_sampler(volumes, task, device), rounds=rounds)
+    trainer = make_trainer(plain, task.sampler(volumes, device), rounds=rounds)
     out.mkdir(parents=True, exist_ok=True)
     with (out / "log.jsonl").open("w") as log:
         for number in range(rounds):
@@ -102,10 +104,12 @@ def comparison_images(
     return {site: comparison_image(opened.net, load()[0], opened.task)[0] for site, load in sites.items()}
 
 
-def _open(model: Path, data: Path, split: str, job: Path | None) -> tuple[Model, dict[str, Callable[[], list[Volume]]]]:
+def _open(
+    model: Path, data: Path, split: str, job: Path | None
+) -> tuple[Model, dict[str, Callable[[], Sequence[Volume]]]]:
     """Model, and per site a function that loads its volumes, so that one site at a time is in memory."""
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}; known are {', '.join(SPLITS)}")
     opened = load_model(model, job)
     opened.net.to("cuda" if torch.cuda.is_available() else "cpu")
-    return opened, {f.name: partial(load_volumes, f, opened.task, (split,)) for f in site_folders(data)}
+    return opened, {f.name: partial(opened.task.load, f, (split,)) for f in site_folders(data)}

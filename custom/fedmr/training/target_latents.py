@@ -25,9 +25,9 @@ from fedmr.nets.unet import LATENT_SIDE, UNet
 from fedmr.physics.masks import seed_of
 from fedmr.privacy.ledger import Charge
 from fedmr.privacy.mechanism import Vector, clip, from_vector, gaussian_mechanism, system_normal
+from fedmr.tasks.base import Sampler
 from fedmr.tasks.flmrcm_settings import Mrcm
-from fedmr.tasks.reconstruction import SliceSampler
-from fedmr.tasks.registry import Sampler
+from fedmr.tasks.slices import SliceSampler
 from fedmr.utils.errors import UnsafeError
 
 LATENTS = "latents"  # name of the array in messages

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from fedmr.losses import WeightedSum
 from fedmr.metrics import mean_metrics, volume_metrics
 from fedmr.nets import build
-from fedmr.tasks.config import Task
-from fedmr.tasks.registry import Sampler, Volume, kind_of
+from fedmr.tasks.base import Sampler, Task, Volume
 from fedmr.training.optimizers import OPTIMIZERS
 
 
@@ -133,13 +132,12 @@ def evaluate(
     Raises:
         InterruptedError: `should_stop` became true.
     """
-    kind = kind_of(task)
     rows: dict[str, list[dict[str, float]]] = {}
     for volume in volumes:
         if should_stop():
             raise InterruptedError("evaluation was stopped")
-        images = kind.baselines(volume, task) if with_baselines else {}
-        images["model"] = kind.restore(net, volume, task)
+        images = task.baselines(volume) if with_baselines else {}
+        images["model"] = task.restore(net, volume)
         for name, image in images.items():
             rows.setdefault(name, []).append(volume_metrics(image, volume.reference))
     return {"n_volumes": len(volumes)} | {name: mean_metrics(row) for name, row in rows.items()}

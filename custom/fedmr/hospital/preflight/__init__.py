@@ -15,7 +15,7 @@ from fedmr.data.datalist import read_datalist, site_folders
 from fedmr.hospital.preflight import data, machine, privacy
 from fedmr.hospital.preflight.machine import Step
 from fedmr.hospital.preflight.site import Check, Site, Status, read_site
-from fedmr.tasks.config import Task
+from fedmr.tasks.base import Task
 from fedmr.utils.progress import Progress
 
 EXIT_CODES: dict[Status, int] = {"pass": 0, "warn": 3, "fail": 4}  # 1 and 2: the command could not run

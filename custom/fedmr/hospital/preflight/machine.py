@@ -16,7 +16,7 @@ import torch
 import fedmr
 from fedmr.hospital.preflight.site import Check, Site, judge
 from fedmr.nets import build
-from fedmr.tasks.config import Task
+from fedmr.tasks.base import Task
 
 _PACKAGES = ("torch", "nvflare", "monai", "numpy", "nibabel")
 _FLARE = "2.9"  # FLARE's messages are the same within a minor version

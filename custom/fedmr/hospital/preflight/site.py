@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fedmr.data.images import canonical, check, read_nifti
 from fedmr.data.images import slices as slices_of
 from fedmr.metrics import FOREGROUND
-from fedmr.tasks.config import Task
+from fedmr.tasks.base import Task
 from fedmr.utils.errors import DataError
 from fedmr.utils.progress import Progress
 

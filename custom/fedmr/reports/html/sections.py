@@ -7,20 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from fedmr.nets import build, count_parameters, title
-from fedmr.physics.masks import make_mask
 from fedmr.reports.html.charts import MEAN, Chart, chart
 from fedmr.reports.html.panels import make_panels
 from fedmr.reports.pictures import latest_images
 from fedmr.runs import facts
 from fedmr.runs.protection import distances, epsilons
 from fedmr.runs.run import FINAL_MODEL, best_round, read_results
-from fedmr.tasks.config import ReconstructionTask, SuperResolutionTask, Task
-from fedmr.tasks.registry import kind_of
+from fedmr.tasks.registry import build_task
 
-_DEGRADATIONS = {
-    "truncation": "k-space truncation to the central 1/{0} of the matrix along both axes",
-    "bicubic": "anti-aliased bicubic resampling by {0}",
-}
 _TIMES = "\N{MULTIPLICATION SIGN}"
 _OPTIMIZERS = {"adam": "Adam", "rmsprop": "RMSprop"}
 _HE_WORDS = (".he.", "encrypt", "ckks")
@@ -45,7 +39,7 @@ def describe(client: dict[str, Any]) -> Description | None:
         return None
     flat = list(_flatten(numbers).items())
     try:
-        task = Task.from_dict(numbers)
+        task = build_task(numbers)
         net = build(**task.network)
     except ValueError:  # made by another version of fedmr: its numbers can be shown, but not put into words
         return Description(title(str(numbers.get("network", {}).get("name", "network"))), None, "", [], flat, None)
@@ -54,7 +48,7 @@ def describe(client: dict[str, Any]) -> Description | None:
     rest = ", ".join(f"{k} {v}" for k, v in task.network.items() if k not in ("name", "scale", "seed"))
     rows = [
         ("Network", f"{name}{times}, {count_parameters(net):,} parameters ({rest})"),
-        _input(task),
+        task.describe_input(),
         ("Loss", " + ".join(f"{weight:g} · {loss}" for loss, weight in task.loss.items())),
         (
             "Optimiser",
@@ -64,33 +58,11 @@ def describe(client: dict[str, Any]) -> Description | None:
         (
             "Each round",
             f"{task.local_epochs} local epoch{'s' if task.local_epochs > 1 else ''}, batches of {task.batch_size} "
-            f"{_batch(task)}",
+            f"{task.describe_batch()}",
         ),
     ]
     size = sum(value.numel() * value.element_size() for value in net.state_dict().values())
-    return Description(name, scale if scale > 1 else None, kind_of(task).measured, rows, flat, size)
-
-
-def _input(task: Task) -> tuple[str, str]:
-    """What the network starts from."""
-    if isinstance(task, ReconstructionTask):
-        mask = make_mask(task.mask)
-        text = (
-            f"{mask.kind} columns, {mask.acceleration:g}{_TIMES} fewer, {mask.center_fraction:.0%} in the middle kept"
-        )
-        return "Measured k-space", text + ("; put back into the result" if task.data_consistency else "")
-    assert isinstance(task, SuperResolutionTask)
-    return "Low resolution", _DEGRADATIONS[task.degradation].format(task.scale)
-
-
-def _batch(task: Task) -> str:
-    if isinstance(task, ReconstructionTask):
-        return f"slices, cut or padded to {task.size} {_TIMES} {task.size}, every slice with a fresh mask"
-    assert isinstance(task, SuperResolutionTask)
-    return (
-        f"patches of {task.patch_size} {_TIMES} {task.patch_size} low-resolution pixels, "
-        f"{task.patches_per_slice} patches per slice"
-    )
+    return Description(name, scale if scale > 1 else None, task.measured, rows, flat, size)
 
 
 def _flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

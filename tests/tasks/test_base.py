@@ -1,13 +1,14 @@
 import pytest
 
-from fedmr.tasks.config import SuperResolutionTask, Task
+from fedmr.tasks.registry import build_task
+from fedmr.tasks.super_resolution import SuperResolutionTask
 
 NETWORK = {"name": "mscan", "scale": 2, "grid": "pixel0"}
 
 
 def test_a_task_survives_its_dictionary():
     task = SuperResolutionTask(network=NETWORK, loss={"l1": 1.0, "sgp": 0.1}, batch_size=3)
-    assert Task.from_dict(task.to_dict()) == task
+    assert build_task(task.to_dict()) == task
     assert (task.scale, task.grid) == (2, "pixel0")
 
 
@@ -24,4 +25,4 @@ def test_a_task_survives_its_dictionary():
 )
 def test_a_bad_value_is_named(values, message):
     with pytest.raises(ValueError, match=message):
-        Task.from_dict(values)
+        build_task(values)

@@ -1,0 +1,187 @@
+"""What every kind of task states and can do. One object for jobs, command line and model files."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, field, fields
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from fedmr.data.splits import SPLITS
+from fedmr.tasks.flmrcm_settings import Mrcm
+from fedmr.utils.validation import Count, NotNegative, Number, Positive, Whole, settings
+
+# What a site does beside plain training, with its parameters; made by `fedmr.training.algorithms.make_trainer`.
+# Those of flmrcm have types and defaults of their own: `fedmr.tasks.flmrcm_settings.Mrcm`.
+ALGORITHMS: dict[str, tuple[str, ...]] = {
+    "fedavg": (),
+    "fedprox": ("mu",),
+    "scaffold": (),
+    "ditto": ("strength",),
+    "local": (),
+    "flmrcm": tuple(f.name for f in fields(Mrcm)),
+}
+_Optimizer = Annotated[Literal["adam", "rmsprop"], Field(description="adam or rmsprop")]
+_Network = Annotated[Mapping[str, Any], Field(description="a mapping with 'name' and the network's arguments")]
+_Loss = Annotated[Mapping[str, Number], Field(description="a finite weight by name of the loss")]
+_Algorithm = Annotated[Mapping[str, Any], Field(description="a mapping with 'name' and the algorithm's parameters")]
+
+
+class Volume(Protocol):
+    """A scan of a site, as far as all kinds of task know it. Results are compared with `reference` (S, H, W)."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def patient(self) -> str: ...
+    @property
+    def contrast(self) -> str: ...
+    @property
+    def split(self) -> str: ...
+    @property
+    def reference(self) -> Tensor: ...
+
+
+class Sampler(Protocol):
+    """A site's training data as batches of input and target; an epoch's number determines its batches."""
+
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def steps_per_epoch(self) -> int: ...
+    def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+
+@settings("task:")
+class Task(ABC):
+    """Settings of a training, and what its kind does with a site's data. A subclass is a kind of task.
+
+    The numbers stand once, in `app_configs/tasks`; `registry.build_task` makes the task of a config. Methods take the
+    volumes that `load` of the same kind gave.
+
+    Attributes:
+        network: name and constructor arguments for `fedmr.nets.build`.
+        loss: weight per loss name.
+        optimizer: "adam" or "rmsprop".
+        learning_rate: peak rate; falls to `final_learning_rate` by a cosine over all rounds.
+        final_learning_rate: rate at the last step.
+        warmup_steps: optimisation steps of linear warm-up.
+        clip_norm: gradient norm above which gradients are scaled down.
+        batch_size: patches or slices per step.
+        local_epochs: epochs per federated round.
+        seed: seed of the sampling; the same at every site, so that results do not depend on site names.
+        algorithm: name and parameters of what a site does, one of `ALGORITHMS`.
+    """
+
+    purpose: ClassVar[str]  # what the network is for, in words
+    measured: ClassVar[str]  # label of the first panel
+    takes_kspace: ClassVar[bool]  # the network's input is made from raw k-space, not from images
+    shows_errors: ClassVar[bool]  # pictures compare methods by maps of their errors, not by enlarged details
+    normalisation: ClassVar[Mapping[str, Any]]  # of the network's input, for the card
+
+    network: _Network
+    loss: _Loss = field(default_factory=lambda: {"l1": 1.0})
+    optimizer: _Optimizer = "adam"
+    learning_rate: Positive = 1e-3
+    final_learning_rate: NotNegative = 1e-6
+    warmup_steps: Whole = 20
+    clip_norm: NotNegative = 1.0
+    batch_size: Count = 16
+    local_epochs: Count = 1
+    seed: Whole = 0
+    algorithm: _Algorithm = field(default_factory=lambda: {"name": "fedavg"})
+
+    @model_validator(mode="after")
+    def _check_network(self) -> Self:
+        if "name" not in self.network:
+            raise ValueError(f"task: network {dict(self.network)} has no 'name'; add it")
+        self._check_algorithm()
+        return self
+
+    def _check_algorithm(self) -> None:
+        given = dict(self.algorithm)
+        name = given.pop("name", None)
+        if name not in ALGORITHMS:
+            raise ValueError(f"task: algorithm {name!r} is unknown; known are {', '.join(ALGORITHMS)}")
+        if name == "flmrcm":
+            Mrcm.from_dict(given)
+            if self.network["name"] != "unet":
+                raise ValueError(f"task: algorithm flmrcm needs network unet, not {self.network['name']}")
+            return
+        if set(given) != set(ALGORITHMS[name]):
+            wanted = ", ".join(ALGORITHMS[name]) or "no parameters"
+            raise ValueError(f"task: algorithm {name} takes {wanted}, not {', '.join(given) or 'none'}")
+        for parameter, value in given.items():
+            if not value >= 0:
+                raise ValueError(f"task: algorithm {name} has {parameter} {value}; it must be 0 or above")
+
+    @property
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """What the user of a model must know of the task, for its card."""
+
+    @property
+    @abstractmethod
+    def smallest_side(self) -> int:
+        """Voxels that the shorter side of a training slice must have at least."""
+
+    @property
+    @abstractmethod
+    def least_foreground(self) -> float:
+        """Foreground voxels that a slice must have at least to be trained on."""
+
+    @property
+    @abstractmethod
+    def bytes_per_voxel(self) -> float:
+        """Memory that training holds per voxel of a volume."""
+
+    @abstractmethod
+    def load(self, folder: Path, splits: tuple[str, ...] = SPLITS) -> Sequence[Any]:
+        """Load a site's volumes, in the order of its datalist.
+
+        Args:
+            folder: site folder with `datalist.json`.
+            splits: which splits to load; each must be there.
+
+        Raises:
+            DataError: naming the offending file or the empty split.
+        """
+
+    @abstractmethod
+    def sampler(self, volumes: Sequence[Any], device: torch.device | str = "cpu") -> Sampler:
+        """Make batches of the training volumes among `volumes`.
+
+        Raises:
+            DataError: none of them holds anything to train on.
+        """
+
+    @abstractmethod
+    def restore(self, net: nn.Module, volume: Any) -> Tensor:
+        """Return the network's result for a volume, (S, H, W) float32, values >= 0."""
+
+    @abstractmethod
+    def baselines(self, volume: Any) -> dict[str, Tensor]:
+        """Return results without a network, (S, H, W) each, values >= 0, by name in `runs.run.METHODS`."""
+
+    @abstractmethod
+    def panels(self, net: nn.Module, volume: Any) -> list[Tensor]:
+        """Return four pictures (H, W) of the middle slice: measured, zero-filled, result, reference."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, str]:
+        """Return `facts` in words by term, for the card."""
+
+    @abstractmethod
+    def describe_input(self) -> tuple[str, str]:
+        """Return name and text of what the network starts from, for a report."""
+
+    @abstractmethod
+    def describe_batch(self) -> str:
+        """Return what a batch is made of, after "batches of N", for a report."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a plain dictionary, the inverse of `registry.build_task`."""
+        return asdict(self)
