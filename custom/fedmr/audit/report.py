@@ -1,4 +1,4 @@
-"""What `fedmr audit` shows: a table, the figures as JSON, and a picture of what was recovered."""
+"""Show the result of `fedmr audit`: a table, the figures as JSON, and a picture of the recovered patches."""
 
 import json
 from itertools import groupby

@@ -36,7 +36,7 @@ def rendered(configs: Path, name: str) -> dict[Path, str]:
     """Files of a job, by their path within the job folder.
 
     Raises:
-        ValueError: no such job, or its file is no valid HOCON, or `name` in it differs from the file's.
+        ValueError: no such job, or its file is not valid HOCON, or `name` in it differs from the file's.
     """
     return _files(_parse(configs, name), name)
 
@@ -110,7 +110,7 @@ def _old_paths(config: Path) -> list[str]:
 
 
 def read_argument(job: Path, config: Path, name: str) -> Any:
-    """The first component's argument `name` in a rendered job, or in the copy that FLARE leaves beside a run.
+    """The first component's argument `name` in a rendered job, or in the copy that FLARE leaves in a run.
 
     Args:
         job: job folder, app folder or config file.

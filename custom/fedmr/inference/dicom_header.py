@@ -48,7 +48,7 @@ _ALONG_SLICES = ("ImagePositionPatient", "InStackPositionNumber")
 
 @dataclass(frozen=True)
 class Derivation:
-    """What was done.
+    """Record how the result was made.
 
     Attributes:
         scale: factor.
@@ -85,7 +85,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class Series:
-    """What all objects of the result share.
+    """Facts that all objects of the result share.
 
     Attributes:
         derivation: what was done.

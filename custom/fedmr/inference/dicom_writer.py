@@ -1,4 +1,4 @@
-"""A super-resolved volume as a DICOM series: derived objects beside the scan that they come from.
+"""A super-resolved volume as a DICOM series: derived objects of the same study as their source.
 
 Single-frame files give single-frame files, an enhanced multi-frame file gives an enhanced multi-frame file. Both are
 uncompressed (explicit VR little endian), 16 bits, in the scan's own intensities.

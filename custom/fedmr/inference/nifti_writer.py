@@ -3,6 +3,7 @@
 import gzip
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,7 +36,7 @@ class Storage:
     clipped: int = field(default=0, init=False)
 
     def store(self, values: NDArray[np.float32]) -> NDArray[Any]:
-        """Values as stored: whole numbers are rounded and clipped to the type."""
+        """Return values (X, Y, Z) as stored, of the same shape; whole numbers are rounded and clipped to the type."""
         if self.dtype.kind == "f":
             return ((values - self.inter) / self.slope).astype(self.dtype)
         limits = np.iinfo(self.dtype)
@@ -82,11 +83,7 @@ def super_resolve_nifti(
     for number, index in enumerate(np.ndindex(series)):
         volume = Image(image.voxels[(..., *index)], image.affine, notes=image.notes)
         notes += check(volume, f"volume {number + 1} of {source}" if series else source)
-
-        def advance(done: int, slices: int, number: int = number) -> None:
-            progress(number * slices + done, total * slices)
-
-        result, step = resolver(volume, progress=advance)
+        result, step = resolver(volume, progress=partial(_advance, progress, number, total))
         if number == 0:
             check_memory((*result.voxels.shape, *series), storage.dtype.itemsize)
             output = np.empty((*result.voxels.shape, *series), storage.dtype)
@@ -97,6 +94,11 @@ def super_resolve_nifti(
     finished.header.set_slope_inter(storage.slope, storage.inter)
     write_atomically(target, lambda handle: write_nifti(finished, handle, packed=target.suffix == ".gz"))
     return list(dict.fromkeys(notes))
+
+
+def _advance(progress: Callable[[int, int], None], number: int, total: int, done: int, slices: int) -> None:
+    """Report slices of one volume as slices of the whole series."""
+    progress(number * slices + done, total * slices)
 
 
 def _storage(stored: Any, exact: bool) -> Storage:

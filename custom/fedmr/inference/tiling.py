@@ -179,7 +179,7 @@ def _times(scale: int, pair: tuple[slice, slice]) -> tuple[slice, slice]:
     return rows, columns
 
 
-class _MeanNotKnown(Exception):  # noqa: N818 it steers, it is no error
+class _MeanNotKnown(Exception):  # noqa: N818 it steers and reports no error
     """A pooling layer was reached whose means over the slice are still to be found.
 
     Attributes:

@@ -49,7 +49,7 @@ def build(name: str, *, seed: int = 0, **args: Any) -> nn.Module:
 
 
 def title(name: str) -> str:
-    """A network's name as it is written for people."""
+    """Return the name of a network as people write it."""
     return {"unet": "U-Net"}.get(name, name.upper())
 
 

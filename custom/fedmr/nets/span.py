@@ -52,7 +52,7 @@ class Times(nn.Module):
         self.factor = factor
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape."""
+        """Return the features times the factor, in the same shape."""
         return self.factor * x
 
 

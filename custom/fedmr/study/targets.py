@@ -1,4 +1,4 @@
-"""What each method reaches at sites that it was not trained on, where a study leaves out one site after another."""
+"""Figures of each method at sites it was not trained on, in a study that leaves out one site after another."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

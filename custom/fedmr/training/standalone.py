@@ -20,7 +20,7 @@ from fedmr.runs.run import Figures, summarise
 from fedmr.tasks.config import Task
 from fedmr.tasks.registry import Volume, load_volumes, make_sampler
 from fedmr.training.algorithms import make_trainer
-from fedmr.training.trainer import evaluate
+from fedmr.training.trainer import Progress, evaluate
 from fedmr.utils.errors import DataError
 
 
@@ -51,12 +51,7 @@ def train_pooled(
     """
     task = Task.from_dict(read_task(job))
     rounds = rounds or read_num_rounds(job)
-    folders = [f for f in site_folders(data) if not sites or f.name in sites]
-    absent = sorted(set(sites) - {f.name for f in folders})
-    if absent:
-        raise DataError(
-            f"{data} has no site {', '.join(absent)}; it has {', '.join(f.name for f in site_folders(data))}"
-        )
+    folders = _folders(data, sites)
     volumes = [v for folder in folders for v in load_volumes(folder, task, ("train", "val"))]
     validation = [v for v in volumes if v.split == "val"]
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -70,10 +65,7 @@ def train_pooled(
             record = {"round": number, "loss": done.loss, "val": received, "steps": done.steps, "seconds": done.seconds}
             log.write(json.dumps(record) + "\n")
             log.flush()
-            say(
-                f"round {number}/{rounds - 1} | loss {done.loss:.5f} | PSNR before {received['psnr']:.2f} dB | "
-                f"{1000 * done.seconds / done.steps:.0f} ms/step"
-            )
+            say(f"round {number}/{rounds - 1} | {_line(done, received['psnr'])}")
     steps = trainer.epoch * trainer.sampler.steps_per_epoch
     training = {"federated": False, "sites": len(folders), "rounds": rounds, "steps": steps}
     metrics = {"split": "val", **evaluate(trainer.net, validation, task, with_baselines=True)}
@@ -81,6 +73,22 @@ def train_pooled(
     save_model(out / "model.pt", Model(trainer.net, card))
     say(f"wrote {out / 'model.pt'}")
     return out / "model.pt"
+
+
+def _line(done: Progress, psnr: float) -> str:
+    pace = 1000 * done.seconds / done.steps
+    return f"loss {done.loss:.5f} | PSNR before {psnr:.2f} dB | {pace:.0f} ms/step"
+
+
+def _folders(data: Path, sites: Sequence[str]) -> list[Path]:
+    """Return the folders of the named sites, of all sites if none is named."""
+    folders = [f for f in site_folders(data) if not sites or f.name in sites]
+    absent = sorted(set(sites) - {f.name for f in folders})
+    if absent:
+        raise DataError(
+            f"{data} has no site {', '.join(absent)}; it has {', '.join(f.name for f in site_folders(data))}"
+        )
+    return folders
 
 
 def evaluate_sites(model: Path, data: Path, *, split: str = "test", job: Path | None = None) -> Figures:
@@ -97,7 +105,7 @@ def evaluate_sites(model: Path, data: Path, *, split: str = "test", job: Path | 
 def comparison_images(
     model: Path, data: Path, *, split: str = "test", job: Path | None = None
 ) -> dict[str, np.ndarray[Any, Any]]:
-    """`report.comparison_image`, (H, 4*W) uint8, of the first volume of every site; errors as `evaluate_sites`."""
+    """Return `pictures.comparison_image`, (H, 4*W) uint8, of every site's first volume; errors as `evaluate_sites`."""
     opened, sites = _open(model, data, split, job)
     return {site: comparison_image(opened.net, load()[0], opened.task)[0] for site, load in sites.items()}
 
