@@ -79,6 +79,6 @@ class WeightedSum(nn.Module):
             raise ValueError(f"loss weights {dict(weights)} hold no pixel loss; add l1 or charbonnier")
 
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """(N, 1, H, W) twice to the weighted sum, a scalar."""
+        """Map (N, 1, H, W) twice to the weighted sum, a scalar."""
         parts = [weight * LOSSES[name](prediction, target) for name, weight in self.terms.items()]
         return torch.stack(parts).sum()

@@ -54,7 +54,7 @@ class Row:
         return self.psnr >= RECOGNISABLE_PSNR and self.ssim >= RECOGNISABLE_SSIM
 
     def figures(self) -> dict[str, Any]:
-        """The row without its images."""
+        """Return the row without its images."""
         kept = {k: v for k, v in asdict(self).items() if not isinstance(v, Tensor)}
         return kept | {"recognisable": self.recognisable}
 
@@ -128,7 +128,7 @@ class Site:
 
 
 def super_resolution_task(job: Path) -> SuperResolutionTask:
-    """The task of a job.
+    """Return the task of a job.
 
     Raises:
         ValueError: the job does not train super-resolution.
@@ -183,7 +183,7 @@ def audit(
 
 
 def _knowing_nothing(site: Site) -> Row:
-    """The patch of another patient that is most like the private one."""
+    """Return the patch of another patient that is most like the private one."""
     private = site.patches(1)[0]
     return best_match(
         "nobody",

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1]
 
 
 def read_name(job: Path) -> str:
-    """Name of a job folder.
+    """Return the name of a job folder.
 
     Raises:
         FileNotFoundError: the folder is not a job.

@@ -155,7 +155,7 @@ def _save(part: Sequence[Slice], series: Series, path: Path) -> None:
 
 
 def _parts(slices: Iterator[Slice]) -> Iterator[list[Slice]]:
-    """The slices of each object: one, or those that come from one multi-frame file."""
+    """Return the slices of each object: one, or those that come from one multi-frame file."""
     for _, group in groupby(slices, key=lambda member: member.source.path):
         members = list(group)
         yield from [members] if is_enhanced(members[0].source) else [[member] for member in members]

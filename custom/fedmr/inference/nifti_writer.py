@@ -109,7 +109,7 @@ def _storage(stored: Any, exact: bool) -> Storage:
 
 
 def _with_header(voxels: NDArray[Any], stored: Any, step: NDArray[np.float64], scale: int) -> Any:
-    """The result as a file of the class of `stored`; `step` maps its voxel indices to those of the input."""
+    """Return the result as a file of the class of `stored`; `step` maps its voxel indices to those of the input."""
     old = stored.header
     header = old.as_byteswapped(native_code)
     header.extensions.clear()

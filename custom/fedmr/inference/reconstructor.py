@@ -73,7 +73,7 @@ class Reconstructor:
 
 
 def _center(columns: Tensor) -> slice:
-    """The run of measured columns around the middle; empty if that one is missing."""
+    """Return the run of measured columns around the middle; empty if that one is missing."""
     missing = (~columns).nonzero().flatten().tolist()
     middle, width = len(columns) // 2, len(columns)
     start = max((n + 1 for n in missing if n <= middle), default=0)

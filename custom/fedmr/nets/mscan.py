@@ -117,7 +117,7 @@ class MultiScaleBlock(nn.Module):
         start_he(self.fuse, FUSE_GAIN * (1.0 if chain else after_relu))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, h, w) -> (N, C, h, w)."""
+        """Map (N, C, h, w) to (N, C, h, w)."""
         if self.scales == "chain":
             features = [self.convs[0](x)]
             for layer in list(self.convs)[1:]:

@@ -34,7 +34,7 @@ def ifft2c(kspace: Tensor) -> Tensor:
 
 
 def low_size(size: int, scale: int) -> int:
-    """Number of LR samples for `size` HR samples: ceil(size / scale)."""
+    """Return the number of LR samples for `size` HR samples: ceil(size / scale)."""
     return -(-size // scale)
 
 

@@ -132,7 +132,7 @@ def _first_error(log: Path) -> str:
 
 
 def _render(cell: Cell, folder: Path, configs: Path) -> Path:
-    """The job folder, by the sources of the committed jobs and an overlay with what the cell changes."""
+    """Return the job folder, by the sources of the committed jobs and an overlay with what the cell changes."""
     sources = folder / "app_configs"
     shutil.copytree(configs, sources)
     overlay = _OVERLAY.format(job=cell.job, rounds=cell.rounds, task=json.dumps(cell.task))

@@ -92,7 +92,7 @@ def _folders(data: Path, sites: Sequence[str]) -> list[Path]:
 
 
 def evaluate_sites(model: Path, data: Path, *, split: str = "test", job: Path | None = None) -> Figures:
-    """Figures of a model, with the baselines, on every site of a data root.
+    """Return the figures of a model, with the baselines, on every site of a data root.
 
     Raises:
         DataError: a volume cannot be used or a split is empty.

@@ -8,7 +8,7 @@ import numpy as np
 
 
 def require(name: str, value: object, low: float, high: float = math.inf) -> float:
-    """A finite number above `low` and at most `high`.
+    """Return a finite number above `low` and at most `high`.
 
     Raises:
         ValueError: naming the value and the range.
