@@ -106,7 +106,7 @@ bench-prepare: setup  ## seconds that `fedmr prepare` needs for a volume
 bench-he: setup  ## bytes, seconds and memory of encrypted aggregation
 	$(BIN)/python benchmarks/he.py
 
-bench-mrcm: setup  ## a step and the bytes of FL-MRCM beside FL-MR's
+bench-mrcm: setup  ## a step and the bytes of FL-MRCM compared with FL-MR
 	$(BIN)/python benchmarks/cross_site_modelling.py --paper
 
 bench-real: setup  ## train JOB on the real scans in REAL_DATA, tables into benchmarks/results

@@ -1,4 +1,4 @@
-"""What benchmarks share: a function in a process of its own, the memory of a process, and the page with the results."""
+"""Helpers of all benchmarks: a function in its own process, the memory of a process, the page of results."""
 
 import multiprocessing
 import os

@@ -1,4 +1,4 @@
-"""What FL-MRCM costs beside FL-MR: time and memory of a step, bytes of a round; and what it costs to distribute it.
+"""Cost of FL-MRCM compared with FL-MR: time and memory of a step, bytes of a round; and what it costs to distribute it.
 
     python benchmarks/cross_site_modelling.py [--turns 12] [--paper] [--data DATA --rounds 8 --seeds 1]
 

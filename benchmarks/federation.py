@@ -1,4 +1,4 @@
-"""What federation adds to training: the demo job in FLARE's simulator against one process that takes the same steps.
+"""Overhead of federation: the demo job in FLARE's simulator against one process that takes the same steps.
 
     python benchmarks/federation.py [--data data] [--before COMMIT]
 
@@ -75,7 +75,7 @@ def make_job(folder: Path, rounds: int, *, overlay: str = "", source: Path = ROO
 
 
 def flare_settings() -> dict[str, str]:
-    """What poc/flare.env sets for FLARE's processes."""
+    """Return the settings of poc/flare.env for FLARE's processes."""
     lines = (ROOT / "poc" / "flare.env").read_text().splitlines()
     return dict(line.removeprefix("export ").split("=", 1) for line in lines if line.startswith("export "))
 
@@ -147,7 +147,7 @@ def stamp(line: str) -> datetime:
 
 
 def read_run(folder: Path, started: datetime, ended: datetime, peaks: dict[str, int]) -> Run:
-    """What a run's logs say."""
+    """Read the figures of a run from its logs."""
     log = read_log(folder)
     assert log is not None
     assert log.test is not None

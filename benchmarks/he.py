@@ -1,4 +1,4 @@
-"""What encrypted aggregation costs: bytes, seconds and the server's memory, for a million weights and 8 sites.
+"""Cost of encrypted aggregation: bytes, seconds and the server's memory, for a million weights and 8 sites.
 
     python benchmarks/he.py             # FLARE's own filters, messages and aggregation, without training: minutes
     python benchmarks/he.py --rounds    # rounds of a provisioned federation of two sites over TLS: minutes more
@@ -67,7 +67,7 @@ def components(job: str, side: str, packing: dict[str, float]) -> dict[str, Any]
 
 
 def prepare(folder: Path) -> Any:
-    """What FLARE sets up before a job: serialisation, the startup folder, a context."""
+    """Set up what FLARE needs before a job: serialisation, the startup folder, a context."""
     from nvflare.apis.fl_constant import FLContextKey, ReservedKey
     from nvflare.apis.fl_context import FLContext
     from nvflare.apis.utils.decomposers import flare_decomposers

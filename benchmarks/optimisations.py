@@ -1,4 +1,4 @@
-"""What each optimisation saves, before and after in one run, and by how much the result differs.
+"""Savings of each optimisation, before and after in one run, and by how much the result differs.
 
     python benchmarks/optimisations.py [--turns 40]
 

@@ -1,4 +1,4 @@
-"""What the privacy filters cost: the demo hospitals in one process, without a filter and with each of several.
+"""Cost of the privacy filters: the demo hospitals in one process, without a filter and with each of several.
 
     python benchmarks/privacy.py data                                               # the job's first round
     python benchmarks/privacy.py data --rounds 6 --patches 2 --only "no filter;Gaussian"    # shorter rounds, but more
@@ -108,7 +108,7 @@ def start(folder: Path, task: Task, rounds: int) -> Site:
 
 
 def context(home: Path) -> FLContext:
-    """What a filter asks of FLARE, for a site without an account yet."""
+    """Stand in for FLARE towards a filter, at a site without an account yet."""
     for name in ("startup", "local", "job"):
         (home / name).mkdir(parents=True)
     workspace = Workspace(str(home), site_name=home.name)

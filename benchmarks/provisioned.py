@@ -1,4 +1,4 @@
-"""What the server of a provisioned federation holds with few and many sites, over TLS on this machine.
+"""Memory of the server of a provisioned federation with few and many sites, over TLS on this machine.
 
     python benchmarks/provisioned.py [--sites 2 4 8 16]
 

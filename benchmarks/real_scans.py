@@ -53,7 +53,7 @@ def facts_of(job: str) -> dict[str, str]:
 
 
 def write(figures: Figures, facts: dict[str, str], target: Path) -> None:
-    """Write TARGET.json and TARGET.md; TARGET.png lies beside them."""
+    """Write TARGET.json and TARGET.md; TARGET.png lies in the same folder."""
     target.with_suffix(".json").write_text(json.dumps({"run": facts, **figures}, indent=1) + "\n")
     lines = [f"# {target.name}", "", *(f"- {name}: {value}" for name, value in facts.items()), ""]
     lines += [f"| site | volumes | {' | '.join(METHODS.values())} | gain (dB) |", "|---|---|" + "---|" * 4]

@@ -1,4 +1,4 @@
-"""What an optimisation step costs, by phase: MSCAN and published networks in the package's loop, on the same batches.
+"""Cost of an optimisation step, by phase: MSCAN and published networks in the package's loop, on the same batches.
 
     python benchmarks/training_step.py [--turns 12] [--steps 6]
 

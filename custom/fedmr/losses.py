@@ -10,12 +10,15 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def l1(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean absolute error."""
+    """Return the mean absolute error of (N, 1, H, W) and (N, 1, H, W), a scalar in intensity units."""
     return (prediction - target).abs().mean()
 
 
 def charbonnier(prediction: Tensor, target: Tensor, epsilon: float = 1e-3) -> Tensor:
-    """Mean of sqrt(d^2 + epsilon^2), a smooth L1 (Charbonnier et al., ICIP 1994)."""
+    """Return the mean of sqrt(d^2 + epsilon^2), a smooth L1 (Charbonnier et al., ICIP 1994).
+
+    Both images are (N, 1, H, W), about [0, 1]; the result is a scalar in intensity units.
+    """
     return ((prediction - target).square() + epsilon**2).sqrt().mean()
 
 
@@ -26,7 +29,7 @@ def spatial_gradient_profile(prediction: Tensor, target: Tensor, epsilon: float 
     are compared by (<a,b> + e^2) / (sqrt(|a|^2 + e^2) sqrt(|b|^2 + e^2)), the cosine after the constant e has
     been appended to both, averaged over all profiles with |b| >= e. So identical images give exactly 0 and the
     gradient stays bounded on flat regions, where the published form (spatial profile loss, Sarfraz et al., BMVC
-    2019, arXiv 1908.00274) grows without limit. Almost blind to contrast: use it beside a pixel loss only.
+    2019, arXiv 1908.00274) grows without limit. Almost blind to contrast: use it together with a pixel loss only.
 
     Args:
         prediction: (N, 1, H, W), about [0, 1]; computed in float32 whatever its type.
@@ -76,6 +79,6 @@ class WeightedSum(nn.Module):
             raise ValueError(f"loss weights {dict(weights)} hold no pixel loss; add l1 or charbonnier")
 
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """(N, 1, H, W) twice to the weighted sum, a scalar."""
+        """Map (N, 1, H, W) twice to the weighted sum, a scalar."""
         parts = [weight * LOSSES[name](prediction, target) for name, weight in self.terms.items()]
         return torch.stack(parts).sum()

@@ -25,12 +25,14 @@ STRENGTHS = tuple(10.0**k for k in range(-13, 4))
 
 
 def to_flat(parameters: Any) -> Tensor:
-    """All tensors of an iterable as one vector."""
+    """Concatenate all tensors of an iterable, each of any shape, into one vector (parameters,)."""
     return torch.cat([p.detach().reshape(-1) for p in parameters])
 
 
 def crafted_weights(net: MSCAN, slope: float, seed: int = 0) -> dict[str, Tensor]:
-    """Weights of a hostile server: every channel carries the input, shifted ever further towards a corner.
+    """Return the weights of a hostile server, shaped as in the network.
+
+    Every channel carries the input, shifted ever further towards a corner.
 
     Zero padding cuts off what is shifted out, so the gradient of a convolution, a mean over positions, is the sum of
     the input over some rectangle; the many pairs of channels and taps give so many rectangles that they determine each
@@ -117,7 +119,7 @@ class LinearAttack:
         self._normal = self._matrix @ self._matrix.T
 
     def recover(self, gradient: Tensor, strengths: Sequence[float] = STRENGTHS) -> list[Tensor]:
-        """LR patches (1, 1, p, p), of least roughness as weighed by each strength.
+        """Return LR patches (1, 1, p, p), of least roughness as weighed by each strength.
 
         Args:
             gradient: (parameters,) of any scale, or what is left of it: zeros are taken as withheld by a filter.
@@ -156,7 +158,7 @@ def _roughness(size: int) -> Tensor:
 
 
 def gradient_from_adam(update: Tensor, learning_rate: float, epsilon: float = 1e-8) -> Tensor:
-    """The gradient from the first step of Adam, which is -lr * g / (|g| + epsilon) for every weight.
+    """Return the gradient (parameters,) from the first step of Adam, -lr * g / (|g| + epsilon), of the same shape.
 
     Where |g| is far above epsilon only the sign is left; such values come back as the largest that can be told.
     """

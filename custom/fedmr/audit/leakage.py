@@ -54,7 +54,7 @@ class Row:
         return self.psnr >= RECOGNISABLE_PSNR and self.ssim >= RECOGNISABLE_SSIM
 
     def figures(self) -> dict[str, Any]:
-        """The row without its images."""
+        """Return the row without its images."""
         kept = {k: v for k, v in asdict(self).items() if not isinstance(v, Tensor)}
         return kept | {"recognisable": self.recognisable}
 
@@ -95,13 +95,16 @@ class Site:
         return torch.cat(low), torch.cat(high)
 
     def trainer(self, weights: Mapping[str, Tensor]) -> Trainer:
-        """The site's trainer, fresh, with the weights it received."""
+        """Return a fresh trainer of the site with the received weights, shaped as in the network."""
         trainer = Trainer(self.task, self.sampler, rounds=10)
         trainer.net.load_state_dict(weights)
         return trainer
 
     def step(self, weights: Mapping[str, Tensor], batch: tuple[Tensor, Tensor], optimizer: str) -> Tensor:
-        """The update after one step on a batch, by the site's own optimiser ("adam") or by plain SGD ("sgd")."""
+        """Return the update (parameters,) after one step on a batch of LR (N, 1, p, p) and HR (N, 1, s*p, s*p).
+
+        The step is made by the site's own optimiser ("adam") or by plain SGD ("sgd").
+        """
         trainer = self.trainer(weights)
         chosen, schedule = trainer.optimizer, trainer.schedule
         if optimizer == "sgd":
@@ -112,7 +115,7 @@ class Site:
         return to_flat(trainer.net.parameters()) - before
 
     def epoch(self, weights: Mapping[str, Tensor]) -> tuple[Tensor, int, nn.Module]:
-        """The update after a full local epoch, its number of steps, and the trained network."""
+        """Return the update (parameters,) after a full local epoch, its number of steps, and the trained network."""
         trainer = self.trainer(weights)
         before = to_flat(trainer.net.parameters())
         steps = trainer.run_epoch().steps
@@ -125,13 +128,13 @@ class Site:
 
 
 def super_resolution_task(job: Path) -> SuperResolutionTask:
-    """The task of a job.
+    """Return the task of a job.
 
     Raises:
-        ValueError: it is no super-resolution.
+        ValueError: the job does not train super-resolution.
         FileNotFoundError: no job there.
     """
-    refusal = f"{job} is no super-resolution; the audit's attacks are made for jobs such as mscan_fedavg"
+    refusal = f"{job} does not train super-resolution; the audit's attacks are made for jobs such as mscan_fedavg"
     return expect(build_task(read_task(job)), SuperResolutionTask, refusal)
 
 
@@ -176,7 +179,7 @@ def audit(
 
 
 def _knowing_nothing(site: Site) -> Row:
-    """The patch of another patient that is most like the private one."""
+    """Return the patch of another patient that is most like the private one."""
     private = site.patches(1)[0]
     return best_match(
         "nobody",

@@ -1,4 +1,4 @@
-"""What `fedmr audit` shows: a table, the figures as JSON, and a picture of what was recovered."""
+"""Show the result of `fedmr audit`: a table, the figures as JSON, and a picture of the recovered patches."""
 
 import json
 from itertools import groupby
@@ -19,7 +19,7 @@ _COLUMNS = 5
 
 
 def table(audit: Audit) -> Table:
-    """The rows of the inversion."""
+    """Return the rows of the inversion."""
     view = Table(title="recovered low-resolution patch against the private one", caption="\n".join(NOTES))
     for name in ("protection", "PSNR (dB)", "SSIM", "recognisable"):
         view.add_column(name, justify="right" if name in ("PSNR (dB)", "SSIM") else "left")
@@ -33,7 +33,7 @@ def table(audit: Audit) -> Table:
 
 
 def membership_line(audit: Audit) -> str:
-    """The membership test in words."""
+    """Return the membership test in words."""
     m = audit.membership
     return (
         f"membership, {m['members']:.0f} volumes trained on against {m['others']:.0f} others, AUC (0.5 is guessing): "

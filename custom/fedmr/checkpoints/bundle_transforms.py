@@ -1,4 +1,4 @@
-"""What an exported MONAI bundle does besides MONAI's own transforms.
+"""Transforms of an exported MONAI bundle that MONAI itself lacks.
 
 This file is copied into the bundle as `scripts/transforms.py` and so needs nothing but torch, numpy and MONAI.
 """

@@ -87,7 +87,7 @@ def card_of_run(run: Path, task: Task) -> Card:
 
 
 def task_of(card: Any) -> Task:
-    """The task of a card read from a file, after checking that the card does not contradict itself.
+    """Return the task of a card read from a file, after checking that the card does not contradict itself.
 
     Raises:
         CardError: no card, of a later format, or facts of the task, e.g. scale, or normalisation that do not fit.
@@ -112,7 +112,7 @@ def task_of(card: Any) -> Task:
 
 
 def describe(card: Card) -> str:
-    """The card as a Markdown list for people."""
+    """Return the card as a Markdown list for people."""
     training, metrics, network = card["training"], card["metrics"], card["task"]["network"]
     methods = METHODS | {"model": title(network["name"])}
     scores = [f"{methods[m]} {metrics[m]['psnr']:.2f} dB / {metrics[m]['ssim']:.4f}" for m in methods if m in metrics]

@@ -46,18 +46,18 @@ def export(
     """Write a model in another format. What is written has been run and agrees with the network.
 
     Args:
-        source: model file or run, as `models.load_model` takes it.
+        source: model file or run, as `model_file.load_model` takes it.
         to: "pt" (FedMR's model file with the card), "torchscript", "onnx" or "bundle".
         out: file or, for a bundle, folder; by default the source's name in the working directory.
         force: replace what is there.
-        job: job folder, where it is not beside a model file without a card.
+        job: job folder, if a model file without a card lies elsewhere.
         licence: terms of the weights, for the card.
 
     Returns:
         what was written.
 
     Raises:
-        FileExistsError: `out` is there, without `force`, or is a folder that is no bundle.
+        FileExistsError: `out` is there, without `force`, or is a folder but not a bundle.
         ValueError: unknown format or unusable model.
         ExportError: a package is missing, the exported network disagrees, or it is none for super-resolution.
     """

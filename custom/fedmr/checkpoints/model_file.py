@@ -34,7 +34,7 @@ class Model:
 
 
 def save_model(path: Path, model: Model) -> None:
-    """Write weights under "model", as FLARE's persistor does, with the card beside them."""
+    """Write weights under "model", as FLARE's persistor does, and the card in the same file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"model": model.net.state_dict(), CARD_KEY: model.card}
     write_atomically(path, lambda handle: torch.save(content, handle))
@@ -43,13 +43,13 @@ def save_model(path: Path, model: Model) -> None:
 def load_model(path: Path, job: Path | None = None, context: Path | None = None) -> Model:
     """Load a model from a file with a card, from FLARE's saved model as it lies on disk, or from a whole run.
 
-    FLARE's file holds weights only; the task comes from the job config, which FLARE leaves beside it in
+    FLARE's file holds weights only; the task comes from the job config, which FLARE leaves next to it in
     `config/`, or from `job`, and the card knows no more than that. Of a run, i.e. a simulator workspace or a
     downloaded job, the final global model is taken, and the card has the run's figures. Nothing in a file is executed.
 
     Args:
         path: model file or run.
-        job: job folder or client config, where it is not beside a file without a card.
+        job: job folder or client config, if a file without a card lies elsewhere.
         context: a site's client_context.tenseal, for an encrypted model.
 
     Raises:
@@ -95,7 +95,7 @@ def _card(content: dict[str, Any], path: Path, job: Path | None) -> Any:
             return make_card(build_task(read_task(job or path.parent)))
         except FileNotFoundError as error:
             raise FileNotFoundError(
-                f"{path} says nothing of its network and no job config lies beside it ({error}); name one by --job"
+                f"{path} says nothing of its network and no job config lies next to it ({error}); name one by --job"
             ) from None
     card = content[CARD_KEY]
     if job is not None and task_of(card).network != (network := build_task(read_task(job)).network):

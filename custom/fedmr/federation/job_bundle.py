@@ -11,10 +11,10 @@ PACKAGE = Path(__file__).parents[1]
 
 
 def read_name(job: Path) -> str:
-    """Name of a job folder.
+    """Return the name of a job folder.
 
     Raises:
-        FileNotFoundError: the folder is no job.
+        FileNotFoundError: the folder is not a job.
     """
     if not (job / "meta.conf").is_file():
         raise FileNotFoundError(f"{job} is no job folder: meta.conf is missing. Give one such as jobs/mscan_fedavg")
@@ -32,7 +32,7 @@ def bundle(job: Path, out: Path, *, code: bool = True, force: bool = False) -> P
         force: replace what is there.
 
     Raises:
-        FileNotFoundError: the folder is no job.
+        FileNotFoundError: the folder is not a job.
         FileExistsError: OUT/NAME exists and `force` is false.
         ValueError: OUT/NAME is the job itself, or the job names classes by the paths of an earlier version.
     """

@@ -8,7 +8,7 @@ OLD_PATHS = {
     "fedmr.nets.peers": "fedmr.nets.baselines",
     "fedmr.guard": "fedmr.aggregation.guard",
     "fedmr.robust": "fedmr.aggregation.robust",
-    "fedmr.config": "fedmr.tasks.config",
+    "fedmr.config": "fedmr.tasks.base",
     "fedmr.dp_settings": "fedmr.tasks.dp_settings",
     "fedmr.mrcm_settings": "fedmr.tasks.flmrcm_settings",
     "fedmr.units": "fedmr.tasks.poisson_sampling",

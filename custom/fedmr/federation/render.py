@@ -28,15 +28,15 @@ allow-list and refuses `fedmr`. The code itself is the installed package.
 
 
 def job_names(configs: Path) -> list[str]:
-    """Names of the jobs that `configs` describes: its *.conf files that set `name`."""
+    """Return the names of the jobs that `configs` describes: its *.conf files that set `name`."""
     return sorted(p.stem for p in configs.glob("*.conf") if p.stem != "base")
 
 
 def rendered(configs: Path, name: str) -> dict[Path, str]:
-    """Files of a job, by their path within the job folder.
+    """Return the files of a job, by their path within the job folder.
 
     Raises:
-        ValueError: no such job, or its file is no valid HOCON, or `name` in it differs from the file's.
+        ValueError: no such job, or its file is not valid HOCON, or `name` in it differs from the file's.
     """
     return _files(_parse(configs, name), name)
 
@@ -110,7 +110,7 @@ def _old_paths(config: Path) -> list[str]:
 
 
 def read_argument(job: Path, config: Path, name: str) -> Any:
-    """The first component's argument `name` in a rendered job, or in the copy that FLARE leaves beside a run.
+    """Return the first component's argument `name` in a rendered job, or in the copy that FLARE leaves in a run.
 
     Args:
         job: job folder, app folder or config file.
@@ -129,12 +129,12 @@ def read_argument(job: Path, config: Path, name: str) -> Any:
 
 
 def read_task(job: Path) -> dict[str, Any]:
-    """The task numbers of a job; arguments and errors as `read_argument`."""
+    """Return the task numbers of a job; arguments and errors as `read_argument`."""
     return read_argument(job, CLIENT_CONFIG, "task").as_plain_ordered_dict()
 
 
 def read_num_rounds(job: Path) -> int:
-    """Number of federated rounds of a job; arguments and errors as `read_argument`."""
+    """Return the number of federated rounds of a job; arguments and errors as `read_argument`."""
     return int(read_argument(job, SERVER_CONFIG, "num_rounds"))
 
 

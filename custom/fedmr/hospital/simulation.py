@@ -227,7 +227,7 @@ def _compose(planes: list[Array], level: dict[str, float], sizes: list[float]) -
 
 
 def _acquire(fine: Array, matrix: tuple[int, int]) -> npt.NDArray[np.complex64]:
-    """What a scanner of that matrix sees of `fine` [slices, 2n, 2m]: mid k-space, image [slices, n, m]."""
+    """Return the complex image (slices, n, m) that a scanner of matrix (n, m) makes of `fine` (slices, 2n, 2m)."""
     full = fft.fftshift(fft.fft2(fine), axes=(1, 2))
     rows, columns = (slice(n - n // 2, 2 * n - n // 2) for n in matrix)
     image = fft.ifft2(fft.ifftshift(full[:, rows, columns], axes=(1, 2)))
@@ -235,8 +235,12 @@ def _acquire(fine: Array, matrix: tuple[int, int]) -> npt.NDArray[np.complex64]:
 
 
 def simulate_patient(anatomy: Anatomy, site: Site, *, rng: np.random.Generator) -> tuple[Array, Affine]:
-    """Scan one random patient, decided by `rng` alone: magnitude, float32 [X, Y, slices], `site.gain` as
-    its 99.9th percentile before the noise, and affine 4 x 4, voxel index -> mm."""
+    """Scan one random patient, which `rng` alone decides.
+
+    Returns:
+        magnitude (X, Y, S), float32, whose 99.9th percentile is `site.gain` before the noise; affine (4, 4) from
+        voxel index to mm.
+    """
     sub = math.ceil(site.thickness / 2)  # planes averaged into a slice: through-plane partial volume
     counts, steps = (*site.matrix, site.slices * sub), (site.voxel, site.voxel, site.thickness / sub)
     axes = [((np.arange(n) - (n - 1) / 2) * h).astype(np.float32) for n, h in zip(counts, steps, strict=True)]

@@ -48,7 +48,7 @@ _ALONG_SLICES = ("ImagePositionPatient", "InStackPositionNumber")
 
 @dataclass(frozen=True)
 class Derivation:
-    """What was done.
+    """Record how the result was made.
 
     Attributes:
         scale: factor.
@@ -85,7 +85,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class Series:
-    """What all objects of the result share.
+    """Facts that all objects of the result share.
 
     Attributes:
         derivation: what was done.
@@ -123,7 +123,7 @@ def derived_object(part: Sequence[Slice], series: Series) -> Dataset:
 
 
 def is_enhanced(source: Frame) -> bool:
-    """Whether an image comes from a multi-frame object."""
+    """Return whether an image comes from a multi-frame object."""
     return "PerFrameFunctionalGroupsSequence" in source.dataset
 
 
@@ -196,7 +196,7 @@ def _fill_enhanced(dataset: Dataset, part: Sequence[Slice], series: Series) -> N
 
 
 def _group(name: str, frame: Dataset, shared: Dataset) -> Dataset:
-    """A copy of a functional group of one frame or, failing that, of all; empty if there is none."""
+    """Return a copy of a functional group of one frame or, failing that, of all; empty if there is none."""
     holders = [holder[f"{name}Sequence"][0] for holder in (frame, shared) if holder.get(f"{name}Sequence")]
     return deepcopy(holders[0]) if holders else Dataset()
 

@@ -1,4 +1,4 @@
-"""A super-resolved volume as a DICOM series: derived objects beside the scan that they come from.
+"""A super-resolved volume as a DICOM series: derived objects of the same study as their source.
 
 Single-frame files give single-frame files, an enhanced multi-frame file gives an enhanced multi-frame file. Both are
 uncompressed (explicit VR little endian), 16 bits, in the scan's own intensities.
@@ -143,7 +143,7 @@ def _save(part: Sequence[Slice], series: Series, path: Path) -> None:
 
 
 def _parts(slices: Iterator[Slice]) -> Iterator[list[Slice]]:
-    """The slices of each object: one, or those that come from one multi-frame file."""
+    """Return the slices of each object: one, or those that come from one multi-frame file."""
     for _, group in groupby(slices, key=lambda member: member.source.path):
         members = list(group)
         yield from [members] if is_enhanced(members[0].source) else [[member] for member in members]

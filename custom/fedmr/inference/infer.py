@@ -1,4 +1,4 @@
-"""A trained model on a hospital's scans: a NIfTI file, a DICOM series, raw k-space, or a folder of one of these."""
+"""Apply a trained model to a hospital's scans: a NIfTI file, a DICOM series, raw k-space, or a folder of them."""
 
 import tempfile
 from collections import Counter
@@ -21,7 +21,7 @@ from fedmr.utils.progress import Progress
 
 @dataclass
 class Outcome:
-    """What a run did: files and folders written, and for people what was wrong, remarkable and left out."""
+    """Result of a run: files and folders written, and messages about problems, remarkable facts and skipped files."""
 
     written: list[Path] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -51,17 +51,16 @@ def infer(
 ) -> Outcome:
     """Super-resolve or, by a reconstruction model, reconstruct one scan, or every scan below a folder.
 
-    A NIfTI file gives a NIfTI file. A folder of NIfTI files gives a folder with the same names, masks left out. A DICOM
-    series gives a folder of DICOM files; several series give a subfolder each. K-space gives NIfTI files. Of many scans
-    one that cannot be used is a problem in the outcome, and the others are done all the same. What is there is kept
-    unless `force`, and nothing half-written ever has a result's name.
+    A NIfTI file gives a NIfTI file, a folder of them a folder with the same names (masks skipped), a DICOM series a
+    folder of DICOM files (several: a subfolder each), k-space NIfTI files. An unusable scan among many becomes a
+    problem in the outcome. Existing results are kept unless `force`; no unfinished file has a result's name.
 
     Args:
-        model: model file or run, as `models.load_model` takes it.
+        model: model file or run, as `model_file.load_model` takes it.
         source: file or folder; it is only read.
         target: file for a NIfTI or HDF5 file, folder for all else.
         options: how.
-        job: job of the model, where a file without a card has none beside it.
+        job: job of the model, if a file without a card lies in a folder without a job config.
         force: replace results that are there.
         layout: "auto", "nifti" or "dicom", where a folder holds several kinds.
         progress: receives the name of the scan and the numbers of its slices done and in all.
@@ -69,12 +68,10 @@ def infer(
     Raises:
         DataError: nothing could be done; the message says why.
         FileExistsError: the only result is there, without `force`.
-        FileNotFoundError, ValueError: see `models.load_model`.
+        FileNotFoundError, ValueError: see `model_file.load_model`.
         OSError: the result cannot be written.
     """
-    inputs, output = source.resolve(), target.resolve()
-    if output == inputs or inputs in output.parents or output in inputs.parents:
-        raise DataError(f"{target} is the input {source}, holds it or lies in it; name another place for the result")
+    _check_apart(source, target)
     opened = load_model(model, job)
     takes_kspace = opened.task.takes_kspace
     worker = (Reconstructor if takes_kspace else SuperResolver)(opened, options)
@@ -82,21 +79,25 @@ def infer(
     single = len(work) == 1 and not outcome.problems
     for item in work:
         try:
-            _check_target(item, force)
-            outcome.notes += [f"{label(item.scan)}: {note}" for note in _process(worker, item, progress)]
+            _process(worker, item, outcome, force=force, progress=progress)
         except (DataError, FileExistsError, TileError) as error:
             if single:
                 raise
             outcome.problems.append(str(error))
-        else:
-            outcome.written.append(item.target)
     if not outcome.written:
         raise DataError("\n".join(outcome.problems))
     return outcome
 
 
+def _check_apart(source: Path, target: Path) -> None:
+    """Refuse a target that is the source, holds it or lies in it."""
+    inputs, output = source.resolve(), target.resolve()
+    if output == inputs or inputs in output.parents or output in inputs.parents:
+        raise DataError(f"{target} is the input {source}, holds it or lies in it; name another place for the result")
+
+
 def _plan(source: Path, target: Path, layout: str, *, takes_kspace: bool) -> tuple[list[_Work], Outcome]:
-    """What to do, and what was left out."""
+    """Return the scans to process with their targets, and an outcome with the skipped files."""
     if source.is_file() and is_nifti(source) and not takes_kspace:
         return [_Work(Scan((source,), "", ""), "nifti", _nifti_name(target))], Outcome()
     found, layout = find_scans(source, layout, masked=True)
@@ -142,7 +143,7 @@ def _series_folders(scans: Sequence[Scan], source: Path, target: Path) -> list[P
 
 
 def _check_target(item: _Work, force: bool) -> None:
-    """Before the work: the result must have a place, and never take that of something else."""
+    """Check before the work that the result has a place and overwrites nothing else."""
     target, folder = item.target, FORMATS[item.layout] == "dicom"
     if target.is_dir() != folder and target.exists():
         raise FileExistsError(f"{target} is a {'file' if folder else 'folder'}; name another place for the result")
@@ -165,8 +166,17 @@ def _is_result(folder: Path) -> bool:
     return is_series(folder)
 
 
-def _process(worker: SuperResolver | Reconstructor, item: _Work, progress: Progress) -> list[str]:
-    """Super-resolve or reconstruct, and write; returns what is remarkable."""
+def _process(
+    worker: SuperResolver | Reconstructor, item: _Work, outcome: Outcome, *, force: bool, progress: Progress
+) -> None:
+    """Process one scan and note in `outcome` the result and messages for the user."""
+    _check_target(item, force)
+    outcome.notes += [f"{label(item.scan)}: {note}" for note in _apply(worker, item, progress)]
+    outcome.written.append(item.target)
+
+
+def _apply(worker: SuperResolver | Reconstructor, item: _Work, progress: Progress) -> list[str]:
+    """Super-resolve or reconstruct one scan and write the result; return messages for the user."""
 
     def advance(done: int, total: int) -> None:
         progress(label(item.scan), done, total)

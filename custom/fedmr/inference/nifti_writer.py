@@ -3,6 +3,7 @@
 import gzip
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,7 +36,7 @@ class Storage:
     clipped: int = field(default=0, init=False)
 
     def store(self, values: NDArray[np.float32]) -> NDArray[Any]:
-        """Values as stored: whole numbers are rounded and clipped to the type."""
+        """Return values (X, Y, Z) as stored, of the same shape; whole numbers are rounded and clipped to the type."""
         if self.dtype.kind == "f":
             return ((values - self.inter) / self.slope).astype(self.dtype)
         limits = np.iinfo(self.dtype)
@@ -82,11 +83,7 @@ def super_resolve_nifti(
     for number, index in enumerate(np.ndindex(series)):
         volume = Image(image.voxels[(..., *index)], image.affine, notes=image.notes)
         notes += check(volume, f"volume {number + 1} of {source}" if series else source)
-
-        def advance(done: int, slices: int, number: int = number) -> None:
-            progress(number * slices + done, total * slices)
-
-        result, step = resolver(volume, progress=advance)
+        result, step = resolver(volume, progress=partial(_advance, progress, number, total))
         if number == 0:
             check_memory((*result.voxels.shape, *series), storage.dtype.itemsize)
             output = np.empty((*result.voxels.shape, *series), storage.dtype)
@@ -99,6 +96,11 @@ def super_resolve_nifti(
     return list(dict.fromkeys(notes))
 
 
+def _advance(progress: Callable[[int, int], None], number: int, total: int, done: int, slices: int) -> None:
+    """Report slices of one volume as slices of the whole series."""
+    progress(number * slices + done, total * slices)
+
+
 def _storage(stored: Any, exact: bool) -> Storage:
     dtype = stored.get_data_dtype().newbyteorder("=")
     if exact:
@@ -107,7 +109,7 @@ def _storage(stored: Any, exact: bool) -> Storage:
 
 
 def _with_header(voxels: NDArray[Any], stored: Any, step: NDArray[np.float64], scale: int) -> Any:
-    """The result as a file of the class of `stored`; `step` maps its voxel indices to those of the input."""
+    """Return the result as a file of the class of `stored`; `step` maps its voxel indices to those of the input."""
     old = stored.header
     header = old.as_byteswapped(native_code)
     header.extensions.clear()

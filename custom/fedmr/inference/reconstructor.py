@@ -73,7 +73,7 @@ class Reconstructor:
 
 
 def _center(columns: Tensor) -> slice:
-    """The run of measured columns around the middle; empty if that one is missing."""
+    """Return the run of measured columns around the middle; empty if that one is missing."""
     missing = (~columns).nonzero().flatten().tolist()
     middle, width = len(columns) // 2, len(columns)
     start = max((n + 1 for n in missing if n <= middle), default=0)
@@ -123,7 +123,7 @@ def reconstruct_file(
 
 
 def _describe(measured: NDArray[np.bool_]) -> str:
-    """What is there of k-space (S, ky, kx), in words."""
+    """Describe in words which part of k-space (S, ky, kx) is measured."""
     columns = measured.any(axis=(0, 1))
     if measured[..., columns].mean() > _WHOLE:
         return f"{int(columns.sum())} of its {measured.shape[-1]} columns are measured, the others reconstructed"

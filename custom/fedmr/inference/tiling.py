@@ -128,7 +128,7 @@ class SliceNetwork:
         return bool((whole - tiled).abs().max() <= 1e-4 * whole.abs().max())
 
     def _tiled(self, low: Tensor, side: int, *, fast: bool) -> Tensor:
-        """(N, 1, h, w) to (N, 1, scale*h, scale*w) in tiles."""
+        """Map (N, 1, h, w) to (N, 1, scale*h, scale*w) in tiles."""
         (height, width), s = low.shape[-2:], self.scale
         high = low.new_empty(len(low), 1, s * height, s * width)
         means: list[Tensor] = []
@@ -179,7 +179,7 @@ def _times(scale: int, pair: tuple[slice, slice]) -> tuple[slice, slice]:
     return rows, columns
 
 
-class _MeanNotKnown(Exception):  # noqa: N818 it steers, it is no error
+class _MeanNotKnown(Exception):  # noqa: N818 it steers and reports no error
     """A pooling layer was reached whose means over the slice are still to be found.
 
     Attributes:
@@ -241,7 +241,7 @@ def _pools_all(func: Any, args: Any, kwargs: dict[str, Any]) -> bool:
 
 
 def _sums(features: Tensor) -> Tensor:
-    """(N, C, h, w) to (N, C) float64."""
+    """Map (N, C, h, w) to (N, C) float64."""
     cells = F.avg_pool2d(features, CELL, ceil_mode=True, count_include_pad=False).double()
     rows, columns = (
         cells.new_tensor([min(CELL, side - start) for start in range(0, side, CELL)]) for side in features.shape[-2:]
@@ -260,7 +260,7 @@ def _free_memory(device: torch.device) -> int:
 
 
 def _has_bfloat16(device: torch.device) -> bool:
-    """Whether 16-bit convolutions are faster than 32-bit ones here, and not emulated."""
+    """Return whether 16-bit convolutions are faster than 32-bit ones here, and not emulated."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))

@@ -49,10 +49,10 @@ def build(name: str, *, seed: int = 0, **args: Any) -> nn.Module:
 
 
 def title(name: str) -> str:
-    """A network's name as it is written for people."""
+    """Return the name of a network as people write it."""
     return {"unet": "U-Net"}.get(name, name.upper())
 
 
 def count_parameters(net: nn.Module) -> int:
-    """Number of trainable parameters."""
+    """Return the number of trainable parameters."""
     return sum(p.numel() for p in net.parameters() if p.requires_grad)

@@ -5,7 +5,8 @@ super-resolution", Multimedia Systems 2024, doi 10.1007/s00530-024-01415-8. Only
 choice it leaves open is a constructor argument, so that the published ablations can be run.
 """
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -116,7 +117,7 @@ class MultiScaleBlock(nn.Module):
         start_he(self.fuse, FUSE_GAIN * (1.0 if chain else after_relu))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, h, w) -> (N, C, h, w)."""
+        """Map (N, C, h, w) to (N, C, h, w)."""
         if self.scales == "chain":
             features = [self.convs[0](x)]
             for layer in list(self.convs)[1:]:
@@ -126,6 +127,36 @@ class MultiScaleBlock(nn.Module):
         joined = torch.cat(features, dim=1)
         fused: Tensor = self.fuse(joined, self.attention(joined) if self.attention else None)
         return x + fused
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Choices that the abstract of the MSCAN paper leaves open.
+
+    Attributes:
+        scales: "chain", "parallel", or "single" (multi-scale switched off).
+        attention: "joint", "softmax" or "none".
+        reduction: squeeze factor of the attention.
+        fuse_all: concatenate all block outputs before the last body layers, as MSRN does.
+        start: initial weights of the convolutions before the last: "torch" draws them as torch does, and features lose
+            about half of their size with every convolution; "he" keeps it.
+        activate: leaky ReLU before the last convolution, else only blocks are non-linear.
+
+    Raises:
+        ValueError: an unknown choice.
+    """
+
+    scales: Scales = "chain"
+    attention: Attention = "joint"
+    reduction: int = 4
+    fuse_all: bool = True
+    start: Start = "torch"
+    activate: bool = False
+
+    def __post_init__(self) -> None:
+        _check("scales", self.scales, ("chain", "parallel", "single"))
+        _check("attention", self.attention, ("joint", "softmax", "none"))
+        _check("start", self.start, ("torch", "he"))
 
 
 class MSCAN(nn.Module):
@@ -138,14 +169,12 @@ class MSCAN(nn.Module):
         scale: factor, 2, 3 or 4; 1 for an image of the same size, as in reconstruction.
         channels: C; 64 is paper size.
         blocks: N; 8 is paper size (1.2 M parameters at x2).
-        scales: "chain", "parallel", or "single" (multi-scale switched off).
-        attention: "joint", "softmax" or "none".
-        reduction: squeeze factor of the attention.
-        fuse_all: concatenate all block outputs before the last body layers, as MSRN does.
-        start: initial weights of the convolutions before the last: "torch" draws them as torch does, and features lose
-            about half of their size with every convolution; "he" keeps it.
-        activate: leaky ReLU before the last convolution, else only blocks are non-linear.
         grid: sampling grid of the global skip, "pixel0" for k-space truncation, "half" for bicubic.
+        variant: fields of `Variant`.
+
+    Raises:
+        ValueError: an unknown choice.
+        TypeError: an unknown argument.
     """
 
     def __init__(
@@ -154,26 +183,21 @@ class MSCAN(nn.Module):
         *,
         channels: int = 64,
         blocks: int = 8,
-        scales: Scales = "chain",
-        attention: Attention = "joint",
-        reduction: int = 4,
-        fuse_all: bool = True,
-        start: Start = "torch",
-        activate: bool = False,
         grid: Grid = "pixel0",
+        **variant: Any,
     ) -> None:
         super().__init__()
         _check("scale", scale, (1, 2, 3, 4))
-        _check("scales", scales, ("chain", "parallel", "single"))
-        _check("attention", attention, ("joint", "softmax", "none"))
-        _check("start", start, ("torch", "he"))
         _check("grid", grid, ("pixel0", "half"))
-        self.scale, self.grid, self.fuse_all, self.activate = scale, grid, fuse_all, activate
+        v = Variant(**variant)
+        self.scale, self.grid, self.fuse_all, self.activate = scale, grid, v.fuse_all, v.activate
         self.head = conv(1, channels)
-        self.body = nn.ModuleList([MultiScaleBlock(channels, scales, attention, reduction) for _ in range(blocks)])
-        gathered = conv(blocks * channels, channels, 1) if fuse_all else nn.Identity()
+        self.body = nn.ModuleList(
+            [MultiScaleBlock(channels, v.scales, v.attention, v.reduction) for _ in range(blocks)]
+        )
+        gathered = conv(blocks * channels, channels, 1) if v.fuse_all else nn.Identity()
         self.gather = nn.Sequential(gathered, conv(channels, channels))
-        if start == "he":
+        if v.start == "he":
             self._start_he()
         self.tail = conv(channels, scale**2)
         nn.init.zeros_(self.tail.weight)

@@ -13,7 +13,7 @@ class Residual(nn.Sequential):
     """Layers whose output is added to their input."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, h, w) -> (N, C, h, w)."""
+        """Map (N, C, h, w) to (N, C, h, w)."""
         return x + super().forward(x)  # type: ignore[no-untyped-call]
 
 
@@ -65,7 +65,7 @@ class ChannelAttention(nn.Module):
         self.gain = nn.Sequential(conv(channels, squeezed, 1), nn.ReLU(), conv(squeezed, channels, 1), nn.Sigmoid())
 
     def forward(self, features: Tensor) -> Tensor:
-        """(N, C, h, w) -> (N, C, h, w)."""
+        """Map (N, C, h, w) to (N, C, h, w)."""
         gain: Tensor = self.gain(features.mean(dim=(2, 3), keepdim=True))
         return features * gain
 
@@ -124,7 +124,7 @@ class MSRB(nn.Module):
         self.fuse = conv(4 * channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, h, w) -> (N, C, h, w)."""
+        """Map (N, C, h, w) to (N, C, h, w)."""
         features = x
         for pair in (self.first, self.second):
             features = torch.cat([F.relu(layer(features)) for layer in pair], dim=1)
@@ -141,7 +141,7 @@ class Hierarchy(nn.Module):
         self.fuse = conv((len(blocks) + 1) * channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, h, w) -> (N, C, h, w)."""
+        """Map (N, C, h, w) to (N, C, h, w)."""
         outputs = [x]
         for block in self.blocks:
             outputs.append(block(outputs[-1]))

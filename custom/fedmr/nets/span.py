@@ -17,7 +17,7 @@ class SPAB(nn.Module):
         self.convs = nn.ModuleList([conv(channels, channels) for _ in range(3)])
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, C, h, w) -> the output and the activated output of the first convolution, both (N, C, h, w)."""
+        """Map (N, C, h, w) to the output and the activated output of the first convolution, both (N, C, h, w)."""
         first = F.silu(self.convs[0](x))
         features = self.convs[2](F.silu(self.convs[1](first)))
         return (x + features) * (torch.sigmoid(features) - 0.5), first
@@ -34,7 +34,7 @@ class SPANBody(nn.Module):
         self.fuse = conv(4 * channels, channels, 1)
 
     def forward(self, image: Tensor) -> Tensor:
-        """(N, in_channels, h, w) -> (N, C, h, w)."""
+        """Map (N, in_channels, h, w) to (N, C, h, w)."""
         shallow = self.head(image)
         x, outputs = shallow, []
         for block in self.blocks:
@@ -52,7 +52,7 @@ class Times(nn.Module):
         self.factor = factor
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape."""
+        """Return the features times the factor, in the same shape."""
         return self.factor * x
 
 

@@ -41,7 +41,7 @@ class UNet(nn.Module):
             nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
     def forward(self, image: Tensor) -> Tensor:
-        """(N, 1, H, W), standardised, to (N, 1, H, W) on the same scale."""
+        """Map (N, 1, H, W), standardised, to (N, 1, H, W) on the same scale."""
         features, levels = self.encode(image)
         for up, merge, level in zip(self.up, self.merge, reversed(levels), strict=True):
             features = up(features)
@@ -53,7 +53,7 @@ class UNet(nn.Module):
         return image + output if self.skip else output
 
     def encode(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The bottleneck (N, C, h, w), C = channels * 2**pools, and the features that the way up takes in."""
+        """Return the bottleneck (N, C, h, w), C = channels * 2**pools, and the features that the way up takes in."""
         levels = []
         for down in self.down:
             image = down(image)
@@ -62,12 +62,12 @@ class UNet(nn.Module):
         return self.bottleneck(image), levels
 
     def latent(self, image: Tensor) -> Tensor:
-        """The pooled bottleneck (N, 4*C) of images (N, 1, H, W)."""
+        """Return the pooled bottleneck (N, 4*C) of images (N, 1, H, W)."""
         return pooled(self.encode(image)[0])
 
 
 def pooled(bottleneck: Tensor) -> Tensor:
-    """The latent of FL-MRCM, (N, 4*C), of a bottleneck (N, C, h, w), e.g. of one that a forward hook caught."""
+    """Return the latent of FL-MRCM, (N, 4*C), of a bottleneck (N, C, h, w), e.g. of one that a forward hook caught."""
     return F.adaptive_avg_pool2d(bottleneck, LATENT_SIDE).flatten(1)
 
 

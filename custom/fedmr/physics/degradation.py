@@ -29,12 +29,12 @@ def fft2c(image: Tensor) -> Tensor:
 
 
 def ifft2c(kspace: Tensor) -> Tensor:
-    """Inverse of `fft2c`."""
+    """Inverse of `fft2c`: k-space (..., H, W) with DC at (H//2, W//2) to the complex image (..., H, W)."""
     return torch.fft.fftshift(torch.fft.ifft2(torch.fft.ifftshift(kspace, dim=_AXES), norm="ortho"), dim=_AXES)
 
 
 def low_size(size: int, scale: int) -> int:
-    """Number of LR samples for `size` HR samples: ceil(size / scale)."""
+    """Return the number of LR samples for `size` HR samples: ceil(size / scale)."""
     return -(-size // scale)
 
 
@@ -48,7 +48,7 @@ def truncate(image: Tensor, scale: int) -> Tensor:
 
     Keeps the central 1/scale of k-space along both axes, scaled so that a constant keeps its value. The image
     origin is pixel 0, so LR sample p lies at HR position scale*p for every parity of both sizes (a centred FFT
-    would shift by a pixel when the LR size is odd). A size that is no multiple of `scale` is extended with
+    would shift by a pixel when the LR size is odd). A size that is not a multiple of `scale` is extended with
     zeros at its far end, i.e. the field of view grows by less than one LR pixel.
 
     Args:
@@ -91,7 +91,7 @@ def truncate_adjoint(low: Tensor, scale: int, size: tuple[int, int] | None = Non
 
 
 def degrade(image: Tensor, scale: int, kind: Degradation = "truncation") -> Tensor:
-    """Make the LR image of a real, non-negative HR image.
+    """Return the LR image of a real, non-negative HR image.
 
     ``"truncation"`` is the MR acquisition with 1/scale of the matrix: magnitude of `truncate` (grid pixel0).
     ``"bicubic"`` is anti-aliased bicubic resampling (grid half), the convention of most published tables.

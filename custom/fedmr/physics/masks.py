@@ -46,7 +46,7 @@ class Mask:
             )
 
     def center(self, width: int) -> slice:
-        """The columns in the middle that are always measured, at least one."""
+        """Return the columns in the middle that are always measured, at least one."""
         low = max(round(width * self.center_fraction), 1)
         start = (width - low + 1) // 2
         return slice(start, start + low)
@@ -90,5 +90,5 @@ def make_mask(values: Mapping[str, Any]) -> Mask:
 
 
 def seed_of(name: str) -> int:
-    """A seed that is the same for the same name on every machine, as Python's `hash` is not."""
+    """Return a seed that is the same for the same name on every machine, as Python's `hash` is not."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7])

@@ -83,6 +83,6 @@ class Study:
         return list(dict.fromkeys(cell.arm for cell in self.cells))
 
     def counterpart(self, arm: Arm) -> Arm:
-        """The arm that an arm is compared with: its own with the baseline on the baseline's axis."""
+        """Return the arm that an arm is compared with: its own with the baseline on the baseline's axis."""
         axis = next(number for number, names in enumerate(self.axes.values()) if self.baseline in names)
         return (*arm[:axis], self.baseline, *arm[axis + 1 :])

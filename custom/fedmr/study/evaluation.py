@@ -31,7 +31,7 @@ class _Tested:
 
 
 def evaluate_cell(cell: Cell, run: Path, *, data: Path, panel: Path) -> Iterator[dict[str, Any]]:
-    """Test a cell's final models where they would be used, and the methods without a network beside them.
+    """Test a cell's final models where they would be used, and the methods without a network as well.
 
     The global model is tested on all sites. A site's own model is tested on that site, and if the sites trained alone,
     in which case there is no global model, on all others: as "local" on its own site and on those that nobody trained

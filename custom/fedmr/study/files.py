@@ -1,4 +1,4 @@
-"""A study's files beside its results: the YAML file, the plan in its folder, and the lock on it."""
+"""A study's files apart from its results: the YAML file, the plan in its folder, and the lock on it."""
 
 import fcntl
 import json
@@ -39,7 +39,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Content of a YAML file.
 
     Raises:
-        StudyError: the file is not there, is no YAML, or is no table.
+        StudyError: the file is not there, is not YAML, or not a table.
     """
     try:
         content = yaml.load(path.read_text(), Loader=_Loader)  # a subclass of the safe one
@@ -71,7 +71,7 @@ def only_one(folder: Path) -> Iterator[None]:
 
 
 def write_plan(study: Study, out: Path) -> None:
-    """Note in OUT/study.json what the report needs to know of the study beside its results."""
+    """Note in OUT/study.json what the report needs to know of the study apart from its results."""
     plan: dict[str, Any] = {"name": study.name, "about": study.about, "axes": study.axes, "baseline": study.baseline}
     plan |= {"equal": study.equal, "arms": study.arms, "cells": [cell.name for cell in study.cells]}
     write_atomically(out / PLAN, lambda handle: handle.write((json.dumps(plan, indent=1) + "\n").encode()))

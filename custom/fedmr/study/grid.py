@@ -20,7 +20,7 @@ from fedmr.study.files import StudyError, read_yaml
 from fedmr.study.results import columns
 from fedmr.tasks.registry import build_task
 
-# what a variant may set beside the numbers of the task
+# what a variant may set in addition to the numbers of the task
 _OWN = {"job", "rounds", "sites", "leave_out", "pooled", "minutes", "only"}
 _KEYS = {"about", "base", "seeds", "equal", "baseline", "axes"}
 _EQUAL = ("steps", "seconds")
@@ -86,7 +86,7 @@ def _axes(content: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def _combinations(axes: Mapping[str, Mapping[str, dict[str, Any]]]) -> list[tuple[tuple[str, dict[str, Any]], ...]]:
-    """A variant of every axis with its settings, but none beside one that it is not `only` to be combined with."""
+    """Yield a variant of every axis with its settings; variants are combined only as their `only` allows."""
     chosen = []
     for arm in itertools.product(*(variants.items() for variants in axes.values())):
         names = dict(zip(axes, (variant for variant, _ in arm), strict=True))

@@ -47,7 +47,7 @@ class Line:
 
 
 def is_study(folder: Path) -> bool:
-    """Whether a folder is one of `fedmr study`."""
+    """Return whether a folder is one of `fedmr study`."""
     return (folder / PLAN).is_file()
 
 
@@ -85,7 +85,7 @@ def write_report(folder: Path) -> Path:
 
 
 def _lines(rows: list[Row], arms: Sequence[Arm], axes: Sequence[str], plan: dict[str, Any]) -> list[Line]:
-    """The arms that have rows, in order, with personal models after the global one they belong to."""
+    """Return the arms that have rows, in order, with personal models after the global one they belong to."""
     lines = []
     axis = next(number for number, names in enumerate(plan["axes"].values()) if plan["baseline"] in names)
     for arm in arms:
@@ -144,7 +144,7 @@ def _baselines(rows: list[Row]) -> list[str]:
 
 
 def _once(rows: list[Row], metric: str = "psnr", decimals: int = 2) -> str:
-    """A figure that is the same for every seed."""
+    """Return a figure that is the same for every seed."""
     found = spread(rows, metric)
     return f"{found.mean:.{decimals}f}" if found else NONE
 
@@ -155,7 +155,7 @@ def _of_site(rows: list[Row]) -> str:
 
 
 def _metric_table(lines: list[Line], rows: list[Row]) -> str:
-    """All metrics, mean over the sites that were trained on."""
+    """Return all metrics, mean over the sites that were trained on."""
     body = []
     for method in _baselines(rows):
         own = seen(row for row in rows if row["method"] == method)

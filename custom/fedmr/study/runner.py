@@ -126,13 +126,13 @@ def _sites(cell: Cell, folder: Path, data: Path) -> tuple[list[str], Path]:
 
 
 def _first_error(log: Path) -> str:
-    """What went wrong first, by the run's own account."""
+    """Return the first error in the run's log, "" if it has none."""
     lines = log.read_text(errors="replace").splitlines()
     return next((line.partition(" ERROR ")[2] for line in lines if " ERROR " in line), "")
 
 
 def _render(cell: Cell, folder: Path, configs: Path) -> Path:
-    """The job folder, by the sources of the committed jobs and an overlay with what the cell changes."""
+    """Return the job folder, by the sources of the committed jobs and an overlay with what the cell changes."""
     sources = folder / "app_configs"
     shutil.copytree(configs, sources)
     overlay = _OVERLAY.format(job=cell.job, rounds=cell.rounds, task=json.dumps(cell.task))
@@ -145,8 +145,12 @@ def _render(cell: Cell, folder: Path, configs: Path) -> Path:
 
 
 def _cost(cell: Cell, run: Path) -> dict[str, Any]:
-    """What a run took: optimisation steps of all sites; bytes that sites sent ("up") and received in the rounds, as
-    FLARE's server logs the arrays that travel apart from messages; seconds of all rounds, and of a step at a site."""
+    """Measure the cost of a run.
+
+    Returns:
+        optimisation steps of all sites; bytes that sites sent ("up") and received in the rounds, as FLARE's server
+        logs the arrays that travel apart from messages; seconds of all rounds, and of a step at a site.
+    """
     rounds, log = read_rounds(run), read_log(run)
     if log is None:
         raise RunError(f"{run / 'server' / 'log.txt'} is missing: the job failed")

@@ -46,7 +46,7 @@ class Difference:
 
 
 def rows_of(rows: Iterable[Row], arm: Arm, axes: Sequence[str], *, personal: bool = False) -> list[Row]:
-    """An arm's rows: of its global model, or of the sites' own if they trained alone; or of personal models."""
+    """Return an arm's rows: of its global model, or of the sites' own if they trained alone; or of personal models."""
     methods = ("personal",) if personal else _MAIN
     return [row for row in rows if tuple(row[axis] for axis in axes) == arm and row["method"] in methods]
 
@@ -101,7 +101,7 @@ def text_of(value: Spread | Difference | None, decimals: int) -> str:
 
 
 def markdown(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
-    """A Markdown table, figures to the right."""
+    """Return a Markdown table, figures to the right."""
     table = [head, ["---", *["---:"] * (len(head) - 1)], *body]
     return "\n".join(f"| {' | '.join(row)} |" for row in table)
 

@@ -1,4 +1,4 @@
-"""What each method reaches at sites that it was not trained on, where a study leaves out one site after another."""
+"""Figures of each method at sites it was not trained on, in a study that leaves out one site after another."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Targets:
 
 
 def find_targets(rows: Sequence[Row], plan: Mapping[str, Any]) -> Targets | None:
-    """The targets of a study, if it leaves out several sites, each in one arm of a method."""
+    """Return the targets of a study, if it leaves out several sites, each in one arm of a method."""
     baseline = plan["baseline"]
     axis = next(name for name, variants in plan["axes"].items() if baseline in variants)
     unseen = [row for row in rows if row["seen"] == "False" and row["method"] in _MODELS]
@@ -45,7 +45,7 @@ def find_targets(rows: Sequence[Row], plan: Mapping[str, Any]) -> Targets | None
 
 
 def target_tables(targets: Targets) -> str:
-    """Every metric by method and target, mean and spread over seeds, and the differences from the baseline."""
+    """Return every metric by method and target, mean and spread over seeds, and the differences from the baseline."""
     parts = ["## Sites that were left out of training"]
     for metric, (title, decimals) in _METRICS.items():
         body = []

@@ -19,7 +19,7 @@ _PASSES, _STEPS = 5, 8
 
 
 def equalise(study: Study, out: Path, *, data: Path, say: Callable[[str], None]) -> Study:
-    """The study with its rounds changed, if it asks for equal seconds.
+    """Return the study with its rounds changed, if it asks for equal seconds.
 
     An arm's seconds per round are measured once and kept in OUT/timing.json, so that a study that goes on has the same
     rounds; evaluation and FLARE's messages are not in them. The rounds are whole, so times differ by up to half a

@@ -15,7 +15,7 @@ _METHODS = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
 
 
 def _without_compiler(kind: Any) -> Callable[..., Optimizer]:
-    """The class with the methods that its wrappers wrap; `step`'s also switches gradients off."""
+    """Return the class with the methods that its wrappers wrap; `step`'s also switches gradients off."""
     methods = {name: getattr(kind, name).__wrapped__ for name in _METHODS}
     return type(kind.__name__, (kind,), methods | {"step": torch.no_grad()(kind.step.__wrapped__)})
 

@@ -20,7 +20,7 @@ from fedmr.runs.run import Figures, summarise
 from fedmr.tasks.base import Volume
 from fedmr.tasks.registry import build_task
 from fedmr.training.algorithms import make_trainer
-from fedmr.training.trainer import evaluate
+from fedmr.training.trainer import TrainingStats, evaluate
 from fedmr.utils.errors import DataError
 
 _Load = Callable[[], Sequence[Volume]]
@@ -53,12 +53,7 @@ def train_pooled(
     """
     task = build_task(read_task(job))
     rounds = rounds or read_num_rounds(job)
-    folders = [f for f in site_folders(data) if not sites or f.name in sites]
-    absent = sorted(set(sites) - {f.name for f in folders})
-    if absent:
-        raise DataError(
-            f"{data} has no site {', '.join(absent)}; it has {', '.join(f.name for f in site_folders(data))}"
-        )
+    folders = _folders(data, sites)
     volumes = [v for folder in folders for v in task.load(folder, ("train", "val"))]
     validation = [v for v in volumes if v.split == "val"]
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -72,10 +67,7 @@ def train_pooled(
             record = {"round": number, "loss": done.loss, "val": received, "steps": done.steps, "seconds": done.seconds}
             log.write(json.dumps(record) + "\n")
             log.flush()
-            say(
-                f"round {number}/{rounds - 1} | loss {done.loss:.5f} | PSNR before {received['psnr']:.2f} dB | "
-                f"{1000 * done.seconds / done.steps:.0f} ms/step"
-            )
+            say(f"round {number}/{rounds - 1} | {_line(done, received['psnr'])}")
     steps = trainer.epoch * trainer.sampler.steps_per_epoch
     training = {"federated": False, "sites": len(folders), "rounds": rounds, "steps": steps}
     metrics = {"split": "val", **evaluate(trainer.net, validation, task, with_baselines=True)}
@@ -85,8 +77,24 @@ def train_pooled(
     return out / "model.pt"
 
 
+def _line(done: TrainingStats, psnr: float) -> str:
+    pace = 1000 * done.seconds / done.steps
+    return f"loss {done.loss:.5f} | PSNR before {psnr:.2f} dB | {pace:.0f} ms/step"
+
+
+def _folders(data: Path, sites: Sequence[str]) -> list[Path]:
+    """Return the folders of the named sites, of all sites if none is named."""
+    folders = [f for f in site_folders(data) if not sites or f.name in sites]
+    absent = sorted(set(sites) - {f.name for f in folders})
+    if absent:
+        raise DataError(
+            f"{data} has no site {', '.join(absent)}; it has {', '.join(f.name for f in site_folders(data))}"
+        )
+    return folders
+
+
 def evaluate_sites(model: Path, data: Path, *, split: str = "test", job: Path | None = None) -> Figures:
-    """Figures of a model, with the baselines, on every site of a data root.
+    """Return the figures of a model, with the baselines, on every site of a data root.
 
     Raises:
         DataError: a volume cannot be used or a split is empty.
@@ -99,7 +107,7 @@ def evaluate_sites(model: Path, data: Path, *, split: str = "test", job: Path | 
 def comparison_images(
     model: Path, data: Path, *, split: str = "test", job: Path | None = None
 ) -> dict[str, np.ndarray[Any, Any]]:
-    """`report.comparison_image`, (H, 4*W) uint8, of the first volume of every site; errors as `evaluate_sites`."""
+    """Return `pictures.comparison_image`, (H, 4*W) uint8, of every site's first volume; errors as `evaluate_sites`."""
     opened, sites = _open(model, data, split, job)
     return {site: comparison_image(opened.net, load()[0], opened.task)[0] for site, load in sites.items()}
 

@@ -3,6 +3,7 @@
 An algorithm that changes local training (FedProx, SCAFFOLD, cross-site modelling) is a `Hook`; the loop stays.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,30 +20,33 @@ from fedmr.training.optimizers import OPTIMIZERS
 
 
 class Hook:
-    """What an algorithm may do during local training; every method may be left as it is."""
+    """Extension points of local training for an algorithm; every method does nothing by default."""
 
     def receive(self, arrays: Mapping[str, Tensor]) -> None:
-        """What the server sent beside the weights, by name, if only nothing; before `round_started`."""
+        """Receive extra arrays of any shape from the server by name (possibly none), before `round_started`."""
 
     def round_started(self, net: nn.Module) -> None:
-        """The network holds the weights received for this round."""
+        """Start a round; the network holds the received weights."""
 
     def add_loss(self, net: nn.Module, loss: Tensor) -> Tensor:
-        """Return the loss to differentiate."""
+        """Return the loss to differentiate, a scalar, given the loss of the task, a scalar."""
         return loss
 
     def gradients_ready(self, net: nn.Module) -> None:
-        """Gradients are computed and clipped, the optimiser has not stepped."""
+        """Change the gradients after clipping, before the optimiser steps."""
 
     def round_finished(self, net: nn.Module, steps: int) -> None:
-        """`steps` optimisation steps have been taken since `round_started`."""
+        """End a round after `steps` optimisation steps."""
 
     def send(self) -> dict[str, Tensor]:
-        """What leaves the site beside the weight difference, by parameter name; after `round_finished`."""
+        """Return extra arrays for the server by parameter name, shaped as the parameter.
+
+        Called after `round_finished`; they travel with the weight difference.
+        """
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """State that must survive the process."""
+        """Return the state that must survive the process."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -51,7 +55,7 @@ class Hook:
 
 @dataclass
 class TrainingStats:
-    """What was done: optimisation steps, mean loss over the last epoch's, seconds, whether it was stopped."""
+    """Result of training: optimisation steps, mean loss over the last epoch, seconds, whether it was stopped."""
 
     steps: int = 0
     loss: float = 0.0
@@ -92,9 +96,8 @@ def fit(
         if should_stop():
             progress.stopped = True
             break
-        given = given.contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            loss = loss_function(net(given), target)
+            loss = loss_function(net(given.contiguous(memory_format=torch.channels_last)), target)
         for hook in hooks:
             loss = hook.add_loss(net, loss)
         optimizer.zero_grad(set_to_none=True)
@@ -108,11 +111,15 @@ def fit(
         progress.steps += 1
     progress.loss = float(total) / max(progress.steps, 1)
     progress.seconds = time.perf_counter() - started
-    if not torch.isfinite(total):
-        raise FloatingPointError(
-            f"the training loss became {float(total)} within {progress.steps} steps; lower learning_rate in the task"
-        )
+    _require_finite(float(total), progress.steps)
     return progress
+
+
+def _require_finite(loss: float, steps: int) -> None:
+    if not math.isfinite(loss):
+        raise FloatingPointError(
+            f"the training loss became {loss} within {steps} steps; lower learning_rate in the task"
+        )
 
 
 def evaluate(
@@ -127,7 +134,7 @@ def evaluate(
 
     Returns:
         ``{"n_volumes": N, "model": {"psnr": dB, "ssim": ..}}``, means over volumes of `metrics.volume_metrics`,
-        with the baselines of the task's kind, e.g. ``"zero_filled"``, beside ``"model"`` if `with_baselines`.
+        with the baselines of the task's kind, e.g. ``"zero_filled"``, as further entries if `with_baselines`.
 
     Raises:
         InterruptedError: `should_stop` became true.
@@ -175,12 +182,12 @@ class Trainer:
         self.epoch = 0
 
     def receive(self, arrays: Mapping[str, Tensor]) -> None:
-        """Hand the hooks what the server sent beside the weights."""
+        """Pass the server's extra arrays, of any shape, to the hooks."""
         for hook in self.hooks:
             hook.receive(arrays)
 
     def send(self) -> dict[str, Tensor]:
-        """What the hooks have for the server beside the weight difference, after a round."""
+        """Return the hooks' extra arrays for the server after a round, by parameter name, each of any shape."""
         return {name: value for hook in self.hooks for name, value in hook.send().items()}
 
     def run_round(

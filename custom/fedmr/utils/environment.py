@@ -1,4 +1,4 @@
-"""What a reader needs to judge and repeat a measurement."""
+"""Describe where a measurement was made: commit, hardware and software."""
 
 import os
 import platform

@@ -83,7 +83,7 @@ def explain(what: str, cls: Any, error: ValidationError, given: Mapping[str, Any
 
 
 def require(name: str, value: object, low: float, high: float = math.inf) -> float:
-    """A finite number above `low` and at most `high`.
+    """Return a finite number above `low` and at most `high`.
 
     Raises:
         ValueError: naming the value and the range.
