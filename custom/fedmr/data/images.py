@@ -17,6 +17,8 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
+from fedmr.data.magnitude import content_kind
+
 MIN_SIDE = 16
 _SHEAR = 1e-3  # largest cosine between two voxel axes that is still rounding
 _NEGATIVE = 0.01  # share of the signal that may be negative: resampling makes a little
@@ -90,7 +92,7 @@ def _check_header(path: Path, stored: Any) -> None:
     """What must hold before voxels are touched: a header may claim more than the machine has."""
     shape, dtype = stored.shape, stored.get_data_dtype()
     size = int(np.prod(shape, dtype=np.float64)) * dtype.itemsize
-    if path.suffix != ".gz" and size > path.stat().st_size:
+    if path.suffix.lower() != ".gz" and size > path.stat().st_size:
         raise DataError(f"{path} is truncated: its header says {size} bytes, the file is smaller. Copy it again")
     if size > psutil.virtual_memory().available // 2:
         raise DataError(f"{path} says it has {shape} voxels, too many for the memory here. Split it, or repair it")
@@ -106,12 +108,23 @@ def _check_header(path: Path, stored: Any) -> None:
         )
 
 
-def check(image: Image, name: object) -> list[str]:
+def check_anatomy(image: Image, name: object) -> None:
+    """Refuse masks, label maps, phase images and the like for training; `infer` has no need of this.
+
+    Raises:
+        DataError: what it is and what to do.
+    """
+    if kind := content_kind(image.voxels):
+        raise DataError(f"{name} is no magnitude image of anatomy ({kind}). Move it out of the folder")
+
+
+def check(image: Image, name: object, axis: int | None = None) -> list[str]:
     """Decide whether a scan can be used.
 
     Args:
         image: the scan.
         name: what messages call it, a path as a rule.
+        axis: voxel axis across the slices that will be used; `Image.slice_axis` by default.
 
     Returns:
         what is remarkable but usable, for people.
@@ -131,7 +144,7 @@ def check(image: Image, name: object) -> list[str]:
         raise DataError(f"{name} holds values up to {max(high, -low):g}, more than 32-bit numbers hold; repair it")
     if high <= max(low, 0.0):
         raise DataError(f"{name} is constant or has no positive voxel; leave out this volume")
-    _check_geometry(image, name)
+    _check_geometry(image, name, image.slice_axis if axis is None else axis)
     return [*image.notes, *_check_values(voxels, low, high, name)]
 
 
@@ -143,7 +156,7 @@ def _check_shape(voxels: NDArray[Any], name: object) -> None:
         raise DataError(f"{name} has shape {shape}; a 3-D volume is needed. Split it into 3-D files")
 
 
-def _check_geometry(image: Image, name: object) -> None:
+def _check_geometry(image: Image, name: object, across: int) -> None:
     axes, sizes = image.affine[:3, :3], np.array(image.spacing)
     if not np.isfinite(image.affine).all() or (sizes <= 0).any():
         raise DataError(f"{name} has an affine that maps its axes to nothing; convert it again from the original")
@@ -153,7 +166,7 @@ def _check_geometry(image: Image, name: object) -> None:
             f"{name} has a sheared affine: its axes are not at right angles (cosine {cosines.max():.3f}). "
             "Resample it to a rectangular grid"
         )
-    plane = tuple(side for axis, side in enumerate(image.voxels.shape) if axis != image.slice_axis)
+    plane = tuple(side for axis, side in enumerate(image.voxels.shape) if axis != across)
     if min(plane) < MIN_SIDE:
         raise DataError(
             f"{name} has slices of {plane} voxels; at least {MIN_SIDE} x {MIN_SIDE} are needed. Leave out this volume"

@@ -19,6 +19,7 @@ FORMATS = {
     "nifti": "nifti",
     "ixi": "nifti",
     "brats": "nifti",
+    "nnunet": "nifti",
     "fastmri": "fastmri",
     "dicom": "dicom",
 }
@@ -26,9 +27,10 @@ _NIFTI_LAYOUTS: dict[str, Callable[[Sequence[Path], Path], Found]] = {
     "ixi": nifti.find_ixi,
     "brats": nifti.find_brats,
     "bids": nifti.find_bids,
+    "nnunet": nifti.find_nnunet,
     "nifti": nifti.find_plain,
 }
-_NAMING_DOES_NOT_FIT = ("not named as IXI", "not named as BraTS", "no sub- entity")
+_NAMING_DOES_NOT_FIT = ("not named as IXI", "not named as BraTS", "no sub- entity", "not in imagesTr or imagesTs")
 _HDF5 = (".h5", ".hdf5")
 
 
