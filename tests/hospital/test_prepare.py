@@ -100,7 +100,7 @@ def test_an_interrupted_run_goes_on_and_ends_in_the_same_files(source, tmp_path)
     program = """
 import os, signal, sys
 from pathlib import Path
-from fedmr.prepare import Options, prepare
+from fedmr.hospital.prepare import Options, prepare
 def stop(done, total):
     if done == 3:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -26,9 +26,40 @@ _WORDS = {
 }
 _FILLERS = (
     *("ax", "axial", "tra", "trans", "sag", "sagittal", "cor", "coronal", "obl", "2d", "3d", "w", "wi", "weighted"),
-    *("se", "tse", "fse", "tfe", "tir", "tirm", "ir", "spc", "space", "cube", "vista", "brainview", "propeller", "s", "e"),
+    *(
+        "se",
+        "tse",
+        "fse",
+        "tfe",
+        "tir",
+        "tirm",
+        "ir",
+        "spc",
+        "space",
+        "cube",
+        "vista",
+        "brainview",
+        "propeller",
+        "s",
+        "e",
+    ),
     *("blade", "multivane", "fs", "fatsat", "spir", "spair", "stir", "dixon", "iso", "ep", "epi", "image", "images"),
-    *("tfl", "frfse", "ssfse", "haste", "arms", "fsp", "head", "brain", "nsa", "hr", "inplane", "obliq", "hires", "mag"),
+    *(
+        "tfl",
+        "frfse",
+        "ssfse",
+        "haste",
+        "arms",
+        "fsp",
+        "head",
+        "brain",
+        "nsa",
+        "hr",
+        "inplane",
+        "obliq",
+        "hires",
+        "mag",
+    ),
 )
 _PARTS = re.compile("|".join(sorted((*_WORDS, *_FILLERS), key=len, reverse=True)))
 _WHOLE = re.compile(f"(?:(?:{_PARTS.pattern})(?!(?<=t[12])[0-9])|(?<=[a-z])[0-9]+|(?<=t1)c)+")

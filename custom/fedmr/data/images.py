@@ -1,5 +1,6 @@
 """One scan as voxels with a geometry: read from NIfTI, checked, turned, written. Needs neither torch nor FLARE."""
 
+import gzip
 import os
 import zlib
 from collections.abc import Callable
@@ -69,7 +70,7 @@ def read_nifti(path: Path) -> Image:
     if not path.is_file():
         raise DataError(f"{path} does not exist")
     try:
-        stored = nib.load(path)
+        stored = load_nifti(path)
         _check_header(path, stored)
         voxels = np.asanyarray(stored.dataobj)
     except DataError:
@@ -88,6 +89,20 @@ def read_nifti(path: Path) -> Image:
     return Image(voxels, np.asarray(stored.affine, dtype=np.float64), notes=notes)
 
 
+def load_nifti(path: Path) -> Any:
+    """Return a NIfTI file as nibabel's image, the suffix in upper or lower case.
+
+    nibabel unpacks ".gz" and takes ".GZ" for the packed bytes; such a file is unpacked into memory.
+    """
+    if path.suffix == path.suffix.lower() or path.suffix.lower() != ".gz":
+        return nib.load(path)
+    with gzip.open(path) as handle:
+        content = handle.read()
+    # NIfTI-2 begins with the size of its own header, 540
+    kind = nib.Nifti2Image if content[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c") else nib.Nifti1Image
+    return kind.from_bytes(content)
+
+
 def _check_header(path: Path, stored: Any) -> None:
     """What must hold before voxels are touched: a header may claim more than the machine has."""
     shape, dtype = stored.shape, stored.get_data_dtype()
@@ -98,7 +113,8 @@ def _check_header(path: Path, stored: Any) -> None:
         raise DataError(f"{path} says it has {shape} voxels, too many for the memory here. Split it, or repair it")
     if dtype.fields:
         raise DataError(f"{path} is a colour image (RGB); give the grey-value original")
-    with ImageOpener(path) as handle:
+    opened = gzip.open(path) if path.suffix.lower() == ".gz" else ImageOpener(path)
+    with opened as handle:
         # nibabel mends impossible voxel sizes while loading; what the file says must be seen
         sizes = type(stored.header).from_fileobj(handle, check=False)["pixdim"][1:4]
     if not (np.isfinite(sizes).all() and (sizes[: min(len(shape), 3)] > 0).all()):
@@ -118,13 +134,14 @@ def check_anatomy(image: Image, name: object) -> None:
         raise DataError(f"{name} is no magnitude image of anatomy ({kind}). Move it out of the folder")
 
 
-def check(image: Image, name: object, axis: int | None = None) -> list[str]:
+def check(image: Image, name: object, *, axis: int | None = None, least_side: int = MIN_SIDE) -> list[str]:
     """Decide whether a scan can be used.
 
     Args:
         image: the scan.
         name: what messages call it, a path as a rule.
         axis: voxel axis across the slices that will be used; `Image.slice_axis` by default.
+        least_side: voxels that each side of such a slice must have.
 
     Returns:
         what is remarkable but usable, for people.
@@ -144,7 +161,8 @@ def check(image: Image, name: object, axis: int | None = None) -> list[str]:
         raise DataError(f"{name} holds values up to {max(high, -low):g}, more than 32-bit numbers hold; repair it")
     if high <= max(low, 0.0):
         raise DataError(f"{name} is constant or has no positive voxel; leave out this volume")
-    _check_geometry(image, name, image.slice_axis if axis is None else axis)
+    _check_geometry(image, name)
+    _check_plane(image, name, image.slice_axis if axis is None else axis, least_side)
     return [*image.notes, *_check_values(voxels, low, high, name)]
 
 
@@ -156,7 +174,7 @@ def _check_shape(voxels: NDArray[Any], name: object) -> None:
         raise DataError(f"{name} has shape {shape}; a 3-D volume is needed. Split it into 3-D files")
 
 
-def _check_geometry(image: Image, name: object, across: int) -> None:
+def _check_geometry(image: Image, name: object) -> None:
     axes, sizes = image.affine[:3, :3], np.array(image.spacing)
     if not np.isfinite(image.affine).all() or (sizes <= 0).any():
         raise DataError(f"{name} has an affine that maps its axes to nothing; convert it again from the original")
@@ -166,10 +184,13 @@ def _check_geometry(image: Image, name: object, across: int) -> None:
             f"{name} has a sheared affine: its axes are not at right angles (cosine {cosines.max():.3f}). "
             "Resample it to a rectangular grid"
         )
+
+
+def _check_plane(image: Image, name: object, across: int, least: int) -> None:
     plane = tuple(side for axis, side in enumerate(image.voxels.shape) if axis != across)
-    if min(plane) < MIN_SIDE:
+    if min(plane) < least:
         raise DataError(
-            f"{name} has slices of {plane} voxels; at least {MIN_SIDE} x {MIN_SIDE} are needed. Leave out this volume"
+            f"{name} has slices of {plane} voxels; at least {least} x {least} are needed. Leave out this volume"
         )
 
 

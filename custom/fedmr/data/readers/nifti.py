@@ -72,7 +72,9 @@ def find_brats(files: Sequence[Path], root: Path) -> Found:
         contrast = name["contrast"].lower()
         if contrast == "seg":
             return MASK
-        return Scan((path,), name["patient"], contrast_of(_BRATS_CONTRAST.get(contrast, contrast)), evidence="file name")
+        return Scan(
+            (path,), name["patient"], contrast_of(_BRATS_CONTRAST.get(contrast, contrast)), evidence="file name"
+        )
 
     return _find(files, describe)
 

@@ -60,8 +60,11 @@ def identify(stems: Mapping[PurePath, str]) -> dict[PurePath, Person]:
             spread[names[path]].add(home)
     recurring = {name: found for name, found in spread.items() if len(found) > 1}
     # few names in many folders are protocols in patients, many names in few folders are patients in protocols
-    unclear = len(recurring) >= len(set().union(*recurring.values()))  if recurring else False
-    return {path: _decide(homes[path], names[path], recurring.get(names[path], set()) if unclear else set()) for path in stems}
+    unclear = len(recurring) >= len(set().union(*recurring.values())) if recurring else False
+    return {
+        path: _decide(homes[path], names[path], recurring.get(names[path], set()) if unclear else set())
+        for path in stems
+    }
 
 
 def _decide(home: str, name: str, homes: set[str]) -> Person:
@@ -82,12 +85,12 @@ def _home(folders: Sequence[str]) -> str:
 def is_neutral(name: str) -> bool:
     """Return whether a folder's name is that of a contrast, a part of a data set, a visit or a date."""
     words = words_of(name)
-    if not words or words == [name.lower()] and words[0].isdigit() and not _DATE.fullmatch(words[0]):
+    if not words or (words == [name.lower()] and words[0].isdigit() and not _DATE.fullmatch(words[0])):
         return False
     known = [is_protocol(word) or word in (*_PARTS, *_GROUPS) for word in words]
     if any(known):
         return all(ok or _is_count(word) for ok, word in zip(known, words, strict=True))
-    return all(_is_count(word) and not word.isdigit() or _DATE.fullmatch(word) for word in words)
+    return all((_is_count(word) and not word.isdigit()) or _DATE.fullmatch(word) for word in words)
 
 
 def _is_count(word: str) -> bool:
