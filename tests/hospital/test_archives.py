@@ -79,8 +79,8 @@ def test_a_pattern_and_a_table_tell_patients(tmp_path):
     assert "gone does not exist" in problems[0]
     with pytest.raises(DataError, match="is no regular expression"):
         patients(source, patient_pattern="(")
+    table.write_text("path,patient\nnorth,\n")
     with pytest.raises(DataError, match=r"line 2, names no patient"):
-        table.write_text("path,patient\nnorth,\n")
         patients(source, patients=table)
 
 

@@ -58,8 +58,13 @@ _IMAGE_TYPES = {
 }
 
 
-def named_kind(name: str) -> str:
-    """Return what a file or series name says that the image is, "" for an image of anatomy."""
+def named_kind(name: str, *, last: bool = True) -> str:
+    """Return what a file or series name says that the image is, "" for an image of anatomy.
+
+    Args:
+        name: the name without suffix.
+        last: whether its last word may be one that says so only there; in free text it does not.
+    """
     text = name.lower()
     for pattern, kind in _PHRASES:
         if pattern.search(text):
@@ -68,7 +73,7 @@ def named_kind(name: str) -> str:
     for word in words:
         if word in _ANYWHERE:
             return _ANYWHERE[word]
-    kind = _LAST.get(words[-1], "") if words else ""
+    kind = _LAST.get(words[-1], "") if words and last else ""
     return "" if kind == PHASE and _ARTERIAL.search(text) else kind
 
 
