@@ -9,6 +9,7 @@ from rich.markup import escape
 from fedmr.cli import hospital, models, training
 from fedmr.cli.jobs import app as jobs_app
 from fedmr.cli.poc import app as poc_app
+from fedmr.cli.summary import printable
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 app.command()(hospital.demo_data)
@@ -34,5 +35,7 @@ def main() -> None:
         app()
     except (ValueError, OSError, RuntimeError) as error:
         # escaped: a path or a shape in brackets is no markup
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+        Console(stderr=True, soft_wrap=True).print(
+            f"[bold red]error:[/] {escape(printable(str(error)))}", highlight=False
+        )
         sys.exit(1)

@@ -29,7 +29,8 @@ def show(outcome: Outcome, console: Console) -> None:
     _remarks(outcome, console)
     kept = f" ({outcome.kept} of them kept from an earlier run)" if outcome.kept else ""
     console.print(
-        f"{len(outcome.volumes)} scans prepared{kept}, {len(outcome.problems)} not usable; wrote {printable(str(outcome.datalist))}",
+        f"{len(outcome.volumes)} scans prepared{kept}, {len(outcome.problems)} not usable; "
+        f"wrote {printable(str(outcome.datalist))}",
         soft_wrap=True,
     )
 

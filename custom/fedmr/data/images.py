@@ -84,9 +84,29 @@ def read_nifti(path: Path) -> Image:
         ) from None
     while voxels.ndim > 3 and voxels.shape[-1] == 1:
         voxels = voxels[..., 0]
+    affine, placed = _scanner_affine(stored)
+    if placed:
+        return Image(voxels, affine, notes=(f"{path.name}: {placed}",))
     code = int(stored.header.get("sform_code", 1)) or int(stored.header.get("qform_code", 1))
     notes = () if code else (f"{path.name} states no orientation; its axes are taken as left-anterior-superior",)
     return Image(voxels, np.asarray(stored.affine, dtype=np.float64), notes=notes)
+
+
+def _scanner_affine(stored: Any) -> tuple[NDArray[np.float64], str]:
+    """Return the affine of the scanner, with a note where it is not the one that nibabel takes.
+
+    FSL, SPM and FreeSurfer write the affine to a standard space as sform (codes 3 and 4) and leave the scanner's as
+    qform (codes 1 and 2); voxel sizes and right angles are those of the latter.
+    """
+    header = stored.header
+    if int(header.get("sform_code", 0)) in (3, 4) and int(header.get("qform_code", 0)) in (1, 2):
+        try:
+            affine = header.get_qform()
+        except (ValueError, HeaderDataError):
+            return stored.affine, ""
+        if not np.allclose(affine, stored.affine, atol=1e-3):
+            return np.asarray(affine, dtype=np.float64), "its sform is that of a standard space; the qform is used"
+    return stored.affine, ""
 
 
 def load_nifti(path: Path) -> Any:
@@ -113,8 +133,8 @@ def _check_header(path: Path, stored: Any) -> None:
         raise DataError(f"{path} says it has {shape} voxels, too many for the memory here. Split it, or repair it")
     if dtype.fields:
         raise DataError(f"{path} is a colour image (RGB); give the grey-value original")
-    opened = gzip.open(path) if path.suffix.lower() == ".gz" else ImageOpener(path)
-    with opened as handle:
+    opener = gzip.open if path.suffix.lower() == ".gz" else ImageOpener
+    with opener(path) as handle:
         # nibabel mends impossible voxel sizes while loading; what the file says must be seen
         sizes = type(stored.header).from_fileobj(handle, check=False)["pixdim"][1:4]
     if not (np.isfinite(sizes).all() and (sizes[: min(len(shape), 3)] > 0).all()):

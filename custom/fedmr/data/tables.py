@@ -43,11 +43,8 @@ def read_table(path: Path, columns: Sequence[str], hint: str = "") -> list[tuple
 
 def _decoded(path: Path) -> str:
     content = path.read_bytes()
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        encodings = ["utf-16"]
-    else:
-        encodings = ["utf-8-sig", "cp1252", "latin-1"]
-    for encoding in encodings:
+    wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
+    for encoding in ["utf-16"] if wide else ["utf-8-sig", "cp1252", "latin-1"]:
         try:
             return content.decode(encoding)
         except UnicodeDecodeError:

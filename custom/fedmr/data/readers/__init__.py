@@ -20,7 +20,7 @@ class Scan:
         files: its files, in the order in which they are read.
         patient: the hospital's own identifier, "" if unknown.
         evidence: where the patient was taken from, e.g. "first folder".
-        doubt: why the patient cannot be told, with the remedy, "" if it can; training needs a patient, `infer` does not.
+        doubt: why the patient cannot be told, with the remedy, "" if it can; training needs a patient, `infer` none.
         contrast: the hospital's own name of the weighting, e.g. "T1w".
         hospital: which of several hospitals in one folder, "" if the folder is one.
         split: "train", "val" or "test" where that is given, "" where it is to be decided.

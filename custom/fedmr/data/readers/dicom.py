@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from pydicom import dcmread
 from pydicom.multival import MultiValue
+from pydicom.tag import Tag
 from pydicom.uid import (
     UID,
     EnhancedMRColorImageStorage,
@@ -33,6 +34,7 @@ _TAGS = [
     *(tag for tag, _ in DIFFERENCES if not tag[0].isdigit()),
 ]
 _PRIVATE = [tag for tag, _ in DIFFERENCES if tag[0].isdigit()]
+_WANTED = [*map(Tag, _TAGS), *(Tag(int(tag, 16)) for tag in _PRIVATE)]
 _MR = {*(MRImageStorage, EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage, EnhancedMRColorImageStorage)}
 _LOCALIZER = re.compile(r"(?<![a-z])loc(?![a-z])|locali[sz]er|scout|survey|(3|three).?plane", re.IGNORECASE)
 _NOBODY = (
@@ -137,9 +139,7 @@ def _read_header(path: Path) -> Header | None:
                     raise DataError(f"{path} is no DICOM file, though its name says so. Copy it again or remove it")
                 return None
             handle.seek(0)
-            header = dcmread(
-                handle, stop_before_pixels=True, specific_tags=[*_TAGS, *(int(tag, 16) for tag in _PRIVATE)], force=True
-            )
+            header = dcmread(handle, stop_before_pixels=True, specific_tags=_WANTED, force=True)
         texts = {tag: _text(header.get(tag)) for tag in _TAGS}
         texts |= {tag: _text(header[int(tag, 16)].value) if int(tag, 16) in header else "" for tag in _PRIVATE}
         texts["SOPClassUID"] = texts["SOPClassUID"] or _text(header.file_meta.get("MediaStorageSOPClassUID"))
