@@ -154,8 +154,9 @@ SPOILS = {
     "patient in two splits": (edit_volume(3, patient="sub-1"), {"patients": "fail"}, "'sub-1' is in train and val"),
     "scan in two splits": (turned_copy, {"duplicates": "fail"}, "sub-0, sub-4 in test and train"),
     "scan twice in a split": (flipped_copy, {"duplicates": "warn"}, "sub-1_T1w.nii.gz"),
+    "mask": (change_voxels(lambda v: np.uint8(v > 300)), {"files": "fail"}, "no magnitude image of anatomy (mask"),
     "few slices": (write_image(shape=(48, 45, 3)), {"slices": "warn"}, "sub-0_T1w.nii.gz: 3 of 3"),
-    "background only": (change_voxels(speck, 4), {"slices": "fail"}, "split 'test' has no slice"),
+    "background only": (change_voxels(speck, 4), {"files": "fail"}, "sparse map: 0.42% of its voxels"),
     "small slices": (
         write_image(shape=(22, 22, 5), zooms=(1.5, 1.5, 5.0)),
         {"patch": "fail", "training": "fail"},

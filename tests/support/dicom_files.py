@@ -169,10 +169,15 @@ def _dataset(series: Series, kind: str) -> Dataset:
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset.SOPClassUID, dataset.SOPInstanceUID = kind, generate_uid()
-    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = generate_uid(entropy_srcs=["study"]), series.uid
+    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = _study(series), series.uid
     for tag, value in _DATASET_TAGS.items():
         setattr(dataset, tag, value)
     return dataset
+
+
+def _study(series: Series) -> str:
+    """A study for each PatientID."""
+    return generate_uid(entropy_srcs=["study", str(series.tags.get("PatientID", "4711"))])
 
 
 def _filled(dataset: Dataset, tags: dict[str, Any], pixels: np.ndarray) -> Dataset:

@@ -4,11 +4,14 @@ import json
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TaskID
+
+if TYPE_CHECKING:
+    from fedmr.hospital.prepare import Options
 
 console = Console()
 
@@ -40,6 +43,15 @@ def prepare(
     ] = None,
     by_hospital: Annotated[bool, typer.Option(help="One site per hospital that the file names state (IXI).")] = False,
     workers: Annotated[int, typer.Option(help="Processes; one per core by default.")] = 0,
+    patient_pattern: Annotated[
+        str, typer.Option(help="Regular expression that finds the patient in a path, e.g. '(P[0-9]+)'.")
+    ] = "",
+    patients: Annotated[
+        Path | None, typer.Option(help="CSV with the columns path, patient, where names do not tell the patient.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show every scan's patient, contrast and split; write nothing.")
+    ] = False,
 ) -> None:
     """Check a hospital's scans and make its site: cached volumes under pseudonyms and a datalist, split by patient.
 
@@ -52,12 +64,20 @@ def prepare(
 
     if by_hospital == bool(site):
         raise ValueError("give either --site NAME, or --by-hospital for a collection of several hospitals")
-    options = Options(layout, tuple(filter(None, contrast.split(","))), split, seed, split_file, "", workers)
+    chosen_contrasts = tuple(filter(None, contrast.split(",")))
+    options = Options(
+        *(layout, chosen_contrasts, split, seed, split_file, "", workers),
+        patient_pattern=patient_pattern,
+        patients=patients,
+    )
     sites = (
         {name: replace(options, hospital=name) for name in hospitals(source, layout)}
         if by_hospital
         else {site: options}
     )
+    if dry_run:
+        _show_plans(source, sites)
+        return
     complete = True
     for name, chosen in sites.items():
         with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console, transient=True) as bar:
@@ -69,6 +89,22 @@ def prepare(
         show(outcome, console)
         complete &= not outcome.problems
     if not complete:
+        raise typer.Exit(3)
+
+
+def _show_plans(source: Path, sites: "dict[str, Options]") -> None:
+    """Print what `prepare` would do for each site.
+
+    Raises:
+        typer.Exit: 3 if there is a problem.
+    """
+    from fedmr.cli.summary import show_plan
+    from fedmr.hospital.plan import plan
+
+    plans = {name: plan(source, site=name, options=options) for name, options in sites.items()}
+    for name, shown in plans.items():
+        show_plan(shown, name, console)
+    if any(shown.problems for shown in plans.values()):
         raise typer.Exit(3)
 
 

@@ -11,6 +11,7 @@ from fedmr import __version__
 from fedmr.cli import hospital, models, training
 from fedmr.cli.jobs import app as jobs_app
 from fedmr.cli.poc import app as poc_app
+from fedmr.cli.summary import printable
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -57,5 +58,7 @@ def main() -> None:
         app()
     except (ValueError, OSError, RuntimeError) as error:
         # escaped: a path or a shape in brackets is no markup
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+        Console(stderr=True, soft_wrap=True).print(
+            f"[bold red]error:[/] {escape(printable(str(error)))}", highlight=False
+        )
         sys.exit(1)

@@ -3,8 +3,10 @@
 It names files, so it goes to the terminal and nowhere else.
 """
 
+import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import astuple
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -12,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fedmr.data.splits import SPLITS
+from fedmr.hospital.plan import Plan
 from fedmr.hospital.prepare import Outcome
 
 if TYPE_CHECKING:  # imports torch, which preparing does not need
@@ -26,22 +29,42 @@ def show(outcome: Outcome, console: Console) -> None:
     _remarks(outcome, console)
     kept = f" ({outcome.kept} of them kept from an earlier run)" if outcome.kept else ""
     console.print(
-        f"{len(outcome.volumes)} scans prepared{kept}, {len(outcome.problems)} not usable; wrote {outcome.datalist}",
+        f"{len(outcome.volumes)} scans prepared{kept}, {len(outcome.problems)} not usable; "
+        f"wrote {printable(str(outcome.datalist))}",
         soft_wrap=True,
     )
+
+
+def show_plan(plan: Plan, site: str, console: Console) -> None:
+    """Print a row for every scan that would be prepared, what would be left out, and every problem."""
+    view = Table(title=f"{site} (nothing was written)", title_justify="left")
+    for column in ("file", "patient", "patient from", "contrast", "split"):
+        view.add_column(column, overflow="fold")
+    for row in plan.rows:
+        view.add_row(*(escape(printable(cell)) for cell in astuple(row)))
+    console.print(view)
+    _remarks(plan, console)
+    patients = len({row.patient for row in plan.rows})
+    console.print(f"{len(plan.rows)} scans of {patients} patients, {len(plan.problems)} problems")
+
+
+def printable(text: str) -> str:
+    """Return text that every terminal takes: bytes of a file name that are no UTF-8 appear as "\\xfc"."""
+    return os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
 def show_results(outcome: "infer.Outcome", console: Console) -> None:
     """Print what was remarkable, what was left out, every problem, and what was written."""
     _remarks(outcome, console)
     for path in outcome.written[:_SHOWN]:
-        console.print(f"wrote {path}", soft_wrap=True, markup=False)
+        console.print(f"wrote {printable(str(path))}", soft_wrap=True, markup=False)
     if len(outcome.written) > 1 or outcome.problems:
         console.print(f"{len(outcome.written)} scans done, {len(outcome.problems)} not usable")
 
 
-def _remarks(outcome: "Outcome | infer.Outcome", console: Console) -> None:
-    _list(console, outcome.notes, "note", "yellow", _SHOWN)
+def _remarks(outcome: "Outcome | Plan | infer.Outcome", console: Console) -> None:
+    if not isinstance(outcome, Plan):
+        _list(console, outcome.notes, "note", "yellow", _SHOWN)
     if outcome.left_out:
         reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(outcome.left_out.items()))
         console.print(f"left out as no scans: {escape(reasons)}")
@@ -63,6 +86,6 @@ def _table(outcome: Outcome) -> Table:
 
 def _list(console: Console, lines: Sequence[str], word: str, colour: str, most: int) -> None:
     for line in lines[:most]:
-        console.print(f"[{colour}]{word}:[/] {escape(line)}", highlight=False, soft_wrap=True)
+        console.print(f"[{colour}]{word}:[/] {escape(printable(line))}", highlight=False, soft_wrap=True)
     if len(lines) > most:
         console.print(f"[{colour}]{word}:[/] {len(lines) - most} more like these")

@@ -1,5 +1,6 @@
 """One scan as voxels with a geometry: read from NIfTI, checked, turned, written. Needs neither torch nor FLARE."""
 
+import gzip
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
+from fedmr.data.magnitude import content_kind
 from fedmr.utils.errors import DataError
 from fedmr.utils.files import write_atomically
 
@@ -64,7 +66,7 @@ def read_nifti(path: Path) -> Image:
     if not path.is_file():
         raise DataError(f"{path} does not exist")
     try:
-        stored = nib.load(path)
+        stored = load_nifti(path)
         _check_header(path, stored)
         voxels = np.asanyarray(stored.dataobj)
     except DataError:
@@ -78,22 +80,57 @@ def read_nifti(path: Path) -> Image:
         ) from None
     while voxels.ndim > 3 and voxels.shape[-1] == 1:
         voxels = voxels[..., 0]
+    affine, placed = _scanner_affine(stored)
+    if placed:
+        return Image(voxels, affine, notes=(f"{path.name}: {placed}",))
     code = int(stored.header.get("sform_code", 1)) or int(stored.header.get("qform_code", 1))
     notes = () if code else (f"{path.name} states no orientation; its axes are taken as left-anterior-superior",)
     return Image(voxels, np.asarray(stored.affine, dtype=np.float64), notes=notes)
+
+
+def _scanner_affine(stored: Any) -> tuple[NDArray[np.float64], str]:
+    """Return the affine of the scanner, with a note where it is not the one that nibabel takes.
+
+    FSL, SPM and FreeSurfer write the affine to a standard space as sform (codes 3 and 4) and leave the scanner's as
+    qform (codes 1 and 2); voxel sizes and right angles are those of the latter.
+    """
+    header = stored.header
+    if int(header.get("sform_code", 0)) in (3, 4) and int(header.get("qform_code", 0)) in (1, 2):
+        try:
+            affine = header.get_qform()
+        except (ValueError, HeaderDataError):
+            return stored.affine, ""
+        if not np.allclose(affine, stored.affine, atol=1e-3):
+            return np.asarray(affine, dtype=np.float64), "its sform is that of a standard space; the qform is used"
+    return stored.affine, ""
+
+
+def load_nifti(path: Path) -> Any:
+    """Return a NIfTI file as nibabel's image, the suffix in upper or lower case.
+
+    nibabel unpacks ".gz" and takes ".GZ" for the packed bytes; such a file is unpacked into memory.
+    """
+    if path.suffix == path.suffix.lower() or path.suffix.lower() != ".gz":
+        return nib.load(path)
+    with gzip.open(path) as handle:
+        content = handle.read()
+    # NIfTI-2 begins with the size of its own header, 540
+    kind = nib.Nifti2Image if content[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c") else nib.Nifti1Image
+    return kind.from_bytes(content)
 
 
 def _check_header(path: Path, stored: Any) -> None:
     """What must hold before voxels are touched: a header may claim more than the machine has."""
     shape, dtype = stored.shape, stored.get_data_dtype()
     size = int(np.prod(shape, dtype=np.float64)) * dtype.itemsize
-    if path.suffix != ".gz" and size > path.stat().st_size:
+    if path.suffix.lower() != ".gz" and size > path.stat().st_size:
         raise DataError(f"{path} is truncated: its header says {size} bytes, the file is smaller. Copy it again")
     if size > psutil.virtual_memory().available // 2:
         raise DataError(f"{path} says it has {shape} voxels, too many for the memory here. Split it, or repair it")
     if dtype.fields:
         raise DataError(f"{path} is a colour image (RGB); give the grey-value original")
-    with ImageOpener(path) as handle:
+    opener = gzip.open if path.suffix.lower() == ".gz" else ImageOpener
+    with opener(path) as handle:
         # nibabel mends impossible voxel sizes while loading; what the file says must be seen
         sizes = type(stored.header).from_fileobj(handle, check=False)["pixdim"][1:4]
     if not (np.isfinite(sizes).all() and (sizes[: min(len(shape), 3)] > 0).all()):
@@ -103,12 +140,24 @@ def _check_header(path: Path, stored: Any) -> None:
         )
 
 
-def check(image: Image, name: object) -> list[str]:
+def check_anatomy(image: Image, name: object) -> None:
+    """Refuse masks, label maps, phase images and the like for training; `infer` has no need of this.
+
+    Raises:
+        DataError: what it is and what to do.
+    """
+    if kind := content_kind(image.voxels):
+        raise DataError(f"{name} is no magnitude image of anatomy ({kind}). Move it out of the folder")
+
+
+def check(image: Image, name: object, *, axis: int | None = None, least_side: int = MIN_SIDE) -> list[str]:
     """Decide whether a scan can be used.
 
     Args:
         image: the scan.
         name: what messages call it, a path as a rule.
+        axis: voxel axis across the slices that will be used; `Image.slice_axis` by default.
+        least_side: voxels that each side of such a slice must have.
 
     Returns:
         what is remarkable but usable, for people.
@@ -129,6 +178,7 @@ def check(image: Image, name: object) -> list[str]:
     if high <= max(low, 0.0):
         raise DataError(f"{name} is constant or has no positive voxel; leave out this volume")
     _check_geometry(image, name)
+    _check_plane(image, name, image.slice_axis if axis is None else axis, least_side)
     return [*image.notes, *_check_values(voxels, low, high, name)]
 
 
@@ -150,10 +200,13 @@ def _check_geometry(image: Image, name: object) -> None:
             f"{name} has a sheared affine: its axes are not at right angles (cosine {cosines.max():.3f}). "
             "Resample it to a rectangular grid"
         )
-    plane = tuple(side for axis, side in enumerate(image.voxels.shape) if axis != image.slice_axis)
-    if min(plane) < MIN_SIDE:
+
+
+def _check_plane(image: Image, name: object, across: int, least: int) -> None:
+    plane = tuple(side for axis, side in enumerate(image.voxels.shape) if axis != across)
+    if min(plane) < least:
         raise DataError(
-            f"{name} has slices of {plane} voxels; at least {MIN_SIDE} x {MIN_SIDE} are needed. Leave out this volume"
+            f"{name} has slices of {plane} voxels; at least {least} x {least} are needed. Leave out this volume"
         )
 
 

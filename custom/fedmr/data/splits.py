@@ -1,10 +1,11 @@
 """Which patient is for training, validation or test."""
 
-import csv
 import hashlib
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from fedmr.data.tables import read_table
 from fedmr.utils.errors import DataError
 
 SPLITS = ("train", "val", "test")
@@ -64,7 +65,7 @@ def assign(
 
 def _uniform(text: str) -> float:
     """A number in [0, 1) that the text determines."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48
+    return int.from_bytes(hashlib.sha256(os.fsencode(text)).digest()[:6], "big") / 2**48
 
 
 def read_split_file(path: Path, site: str) -> list[dict[str, str]]:
@@ -77,19 +78,12 @@ def read_split_file(path: Path, site: str) -> list[dict[str, str]]:
     Raises:
         DataError: no such file, a missing column, no row of the site, or an unknown split with its line.
     """
-    if not path.is_file():
-        raise DataError(
-            f"{path} does not exist; give a CSV with the columns {', '.join(_COLUMNS)} and, if need be, path"
-        )
-    with path.open(newline="", encoding="utf-8-sig") as handle:
-        reader = csv.DictReader(handle)
-        missing = sorted(set(_COLUMNS) - set(reader.fieldnames or ()))
-        if missing:
-            raise DataError(f"{path} has no column {', '.join(missing)}; it needs {', '.join(_COLUMNS)}")
-        rows = [(reader.line_num, row) for row in reader if row.get("site", site) == site]
+    table = read_table(path, _COLUMNS, " and, if need be, path")
+    rows = [(line, row) for line, row in table if row.get("site", site) == site]
     if not rows:
         raise DataError(f"{path} has no row of site {site!r}")
     for line, row in rows:
+        row["split"] = row.get("split", "").lower()
         if row["split"] not in SPLITS:
             raise DataError(f"{path}, line {line}: split {row['split']!r}; known are {', '.join(SPLITS)}")
     return [row for _, row in rows]

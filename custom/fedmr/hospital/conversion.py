@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fedmr.data.images import Image, canonical, check, save_nifti
+from fedmr.data.images import Image, canonical, check, check_anatomy, save_nifti
 from fedmr.data.readers import Scan
 from fedmr.data.readers.folder import VOLUMES, read_scan
 from fedmr.hospital.pseudonyms import PrivateFolder
@@ -101,6 +101,7 @@ def _convert_one(item: tuple[str, Scan], *, folder: Path, layout: str) -> tuple[
     try:
         image = read_scan(scan, layout)
         notes = check(image, label(scan))
+        check_anatomy(image, label(scan))
     except DataError as error:
         return name, str(error)
     except MemoryError:

@@ -5,6 +5,7 @@
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ from fedmr.data.readers import Found, Scan
 from fedmr.data.readers.folder import DATALIST, PRIVATE, VOLUMES, find_scans
 from fedmr.data.splits import assign, parse_fractions, read_split_file
 from fedmr.hospital.conversion import Record, convert, label
+from fedmr.hospital.identity import apply_pattern, apply_table
 from fedmr.hospital.pseudonyms import PrivateFolder
 from fedmr.utils.errors import DataError
 from fedmr.utils.files import write_atomically
@@ -33,6 +35,8 @@ class Options:
         split_file: CSV with a given split, instead of shares.
         hospital: take the scans of this hospital only, where the folder holds several.
         workers: processes; 0 for one per core.
+        patient_pattern: regular expression that finds the patient in a scan's path below the source.
+        patients: CSV with the columns path, patient, for scans whose names do not tell.
     """
 
     layout: str = "auto"
@@ -42,6 +46,8 @@ class Options:
     split_file: Path | None = None
     hospital: str = ""
     workers: int = 0
+    patient_pattern: str = ""
+    patients: Path | None = None
 
 
 @dataclass
@@ -82,10 +88,9 @@ def prepare(
         RuntimeError: a process that read scans died.
     """
     options, folder = options or Options(), out / site
-    if not site or Path(site).name != site or site.startswith("."):
-        raise DataError(f"site {site!r} is no name for a folder; give the FLARE site name, e.g. site-1")
+    check_site_name(site)
     parse_fractions(options.split)
-    found, layout = _choose(source, site, options)
+    found, layout = choose(source, site, options)
     private = _open(folder, source)
     scans = {private.pseudonym("scan", f"{_relative(scan, source)} {scan.key}"): scan for scan in found.scans}
     results, kept = convert(scans, folder, private, layout=layout, workers=options.workers, progress=progress)
@@ -95,7 +100,11 @@ def prepare(
     problems += duplicates
     if not scans:
         raise DataError("\n".join([f"no scan in {source} can be used", *problems]))
-    volumes = _entries(records, scans, private, _decide(scans, private, folder, options))
+    try:
+        splits = _decide(scans, private, folder, options)
+    except DataError as error:
+        raise DataError("\n".join([str(error), *problems])) from None
+    volumes = _entries(records, scans, private, splits)
     _write(folder, site, volumes)
     notes = [f"{label(scan)}: {note}" for name, scan in scans.items() for note in records[name]["notes"]]
     gone = _remove_others(folder, volumes) - set(records)
@@ -119,10 +128,28 @@ def hospitals(source: Path, layout: str = "auto") -> list[str]:
     return names
 
 
-def _choose(source: Path, site: str, options: Options) -> tuple[Found, str]:
-    """The scans that the options ask for, with their given splits."""
+def check_site_name(site: str) -> None:
+    """Refuse a name that a folder or FLARE cannot have.
+
+    Raises:
+        DataError: the name and one to take.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", site):
+        clean = re.sub(r"[^A-Za-z0-9_-]+", "-", site).strip("-_")[:63] or "site-1"
+        raise DataError(
+            f"site {site!r} is no name for a folder and a FLARE site, which takes letters, digits, - and _; "
+            f"give e.g. {clean}"
+        )
+
+
+def choose(source: Path, site: str, options: Options) -> tuple[Found, str]:
+    """Return the scans that the options ask for, with their patients and given splits, and the layout."""
     found, layout = find_scans(source, options.layout)
     found.scans = [scan for scan in found.scans if options.hospital in ("", scan.hospital)]
+    if options.patient_pattern:
+        apply_pattern(found, source, options.patient_pattern)
+    if options.patients:
+        apply_table(found, source, options.patients)
     if options.split_file:
         _apply_split_file(found, source, options.split_file, site)
     if options.contrasts:
@@ -133,6 +160,8 @@ def _choose(source: Path, site: str, options: Options) -> tuple[Found, str]:
             raise DataError(f"{source} has no scan of contrast {', '.join(absent)}; it has {held or 'none'}")
         found.left_out.update(scan.contrast for scan in found.scans if scan.contrast not in options.contrasts)
         found.scans = [scan for scan in found.scans if scan.contrast in options.contrasts]
+    found.problems += [f"{label(scan)} {scan.doubt}" for scan in found.scans if scan.doubt]
+    found.scans = [scan for scan in found.scans if not scan.doubt]
     return found, layout
 
 
@@ -150,14 +179,21 @@ def _apply_split_file(found: Found, source: Path, path: Path, site: str) -> None
         else:
             found.problems.append(f"{source / row['path']} does not exist; {path} names it")
     chosen = []
+    used: set[int] = set()
     for scan in found.scans:
         file = scan.files[0].resolve()
         rows = [by_path[place] for place in (file, *file.parents) if place in by_path]
         rows += [by_patient[scan.patient]] if scan.patient in by_patient else []
         if rows:
-            chosen.append(replace(scan, patient=rows[0]["patient"], split=rows[0]["split"]))
+            used.add(id(rows[0]))
+            chosen.append(replace(scan, patient=rows[0]["patient"], split=rows[0]["split"], doubt=""))
         else:
             found.left_out["not in the split file"] += 1
+    found.problems += [
+        f"{path} names patient {row['patient']!r}, who has no scan here; remove the row or add the scan"
+        for row in by_patient.values()
+        if id(row) not in used
+    ]
     found.scans = chosen
 
 

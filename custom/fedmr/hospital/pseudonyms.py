@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import json
+import os
 import secrets
 from pathlib import Path
 from typing import Any
@@ -36,12 +37,12 @@ class PrivateFolder:
     def claim(self, source: str) -> str:
         """Note the folder that the site's data come from, once; returns the one noted."""
         if not self._source.is_file():
-            write_atomically(self._source, lambda handle: handle.write(source.encode()))
-        return self._source.read_text()
+            write_atomically(self._source, lambda handle: handle.write(os.fsencode(source)))
+        return os.fsdecode(self._source.read_bytes())
 
     def pseudonym(self, kind: str, text: str) -> str:
         """Twelve hexadecimal digits of HMAC-SHA256 (RFC 2104): the same text gives the same ones, at this site only."""
-        return hmac.new(self._key, f"{kind}:{text}".encode(), hashlib.sha256).hexdigest()[:12]
+        return hmac.new(self._key, os.fsencode(f"{kind}:{text}"), hashlib.sha256).hexdigest()[:12]
 
     def read(self) -> dict[str, dict[str, Any]]:
         """Records by volume; a line that an interruption cut off is dropped.

@@ -208,6 +208,8 @@ def _number_in_stack(dataset: Dataset, frame: Dataset, number: int) -> None:
             content.InStackPositionNumber = number
         pointers = [item.get("DimensionIndexPointer") for item in dataset.get("DimensionIndexSequence") or []]
         along = [pointer is not None and keyword_for_tag(pointer) in _ALONG_SLICES for pointer in pointers]
+        if "DimensionIndexValues" in content and len(np.atleast_1d(content.DimensionIndexValues)) != len(along):
+            del content.DimensionIndexValues  # nothing says what they are
         if "DimensionIndexValues" in content:
             old = np.atleast_1d(content.DimensionIndexValues).tolist()
             content.DimensionIndexValues = [number if yes else o for yes, o in zip(along, old, strict=True)]

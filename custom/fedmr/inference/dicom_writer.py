@@ -57,9 +57,9 @@ def super_resolve_series(
     """
     options, name = resolver.options, label(scan)
     image = dicom.read(scan)
-    notes = check(image, name)
     across = int(nib.io_orientation(image.affine)[2, 0])
     plane = options.plane or next(plane for plane, axis in PLANES.items() if axis == across)
+    notes = check(image, name, axis=2, least_side=resolver.least_side)
     result, step = resolver(image, plane=plane, progress=progress)
     with quiet():
         frames, _ = in_order([frame for path in scan.files for frame in frames_of(path)], name)

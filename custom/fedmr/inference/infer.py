@@ -118,8 +118,24 @@ def _plan(source: Path, target: Path, layout: str, *, takes_kspace: bool) -> tup
         targets = [target / scan.files[0].relative_to(source) for scan in found.scans]
     else:
         targets = _series_folders(found.scans, source, target)
+    targets = _distinct(targets)
     outcome = Outcome(problems=found.problems, left_out=found.left_out)
     return [_Work(scan, layout, path) for scan, path in zip(found.scans, targets, strict=True)], outcome
+
+
+def _distinct(targets: list[Path]) -> list[Path]:
+    """Return the targets with a number behind each that an earlier one has taken, in upper or lower case."""
+    taken: set[str] = set()
+    distinct = []
+    for target in targets:
+        number, name = 1, target
+        while str(name).lower() in taken:
+            number += 1
+            stem, dot, suffix = target.name.partition(".nii")
+            name = target.with_name(f"{stem}-{number}{dot}{suffix}")
+        taken.add(str(name).lower())
+        distinct.append(name)
+    return distinct
 
 
 def _nifti_name(target: Path) -> Path:

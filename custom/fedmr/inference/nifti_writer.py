@@ -2,18 +2,17 @@
 
 import gzip
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-import nibabel as nib
 import numpy as np
 from nibabel.volumeutils import native_code
 from numpy.typing import NDArray
 
 from fedmr import __version__
-from fedmr.data.images import Image, check, read_nifti
+from fedmr.data.images import Image, check, load_nifti, read_nifti
 from fedmr.inference.super_resolver import SuperResolver, check_memory
 from fedmr.utils.errors import DataError
 from fedmr.utils.files import write_atomically
@@ -72,7 +71,7 @@ def super_resolve_nifti(
         OSError: the result cannot be written.
     """
     image = read_nifti(source)
-    stored = nib.load(source)
+    stored = load_nifti(source)
     storage = _storage(stored, resolver.options.data_consistency)
     series = image.voxels.shape[3:]
     total = int(np.prod(series))
@@ -81,8 +80,9 @@ def super_resolve_nifti(
     notes: list[str] = []
     output: NDArray[Any] = np.empty(0)
     for number, index in enumerate(np.ndindex(series)):
-        volume = Image(image.voxels[(..., *index)], image.affine, notes=image.notes)
-        notes += check(volume, f"volume {number + 1} of {source}" if series else source)
+        volume, filled = _without_nan(Image(image.voxels[(..., *index)], image.affine, notes=image.notes))
+        name = f"volume {number + 1} of {source}" if series else source
+        notes += [*filled, *check(volume, name, least_side=resolver.least_side)]
         result, step = resolver(volume, progress=partial(_advance, progress, number, total))
         if number == 0:
             check_memory((*result.voxels.shape, *series), storage.dtype.itemsize)
@@ -92,13 +92,21 @@ def super_resolve_nifti(
         notes.append(f"{storage.clipped} voxels lie beyond what {storage.dtype} holds and were clipped to its limits")
     finished = _with_header(output, stored, step, resolver.task.scale)
     finished.header.set_slope_inter(storage.slope, storage.inter)
-    write_atomically(target, lambda handle: write_nifti(finished, handle, packed=target.suffix == ".gz"))
+    write_atomically(target, lambda handle: write_nifti(finished, handle, packed=target.suffix.lower() == ".gz"))
     return list(dict.fromkeys(notes))
 
 
 def _advance(progress: Callable[[int, int], None], number: int, total: int, done: int, slices: int) -> None:
     """Report slices of one volume as slices of the whole series."""
     progress(number * slices + done, total * slices)
+
+
+def _without_nan(image: Image) -> tuple[Image, list[str]]:
+    """Return a volume whose NaN background is 0, with a note; one that holds nothing else stays as it is."""
+    if image.voxels.dtype.kind != "f" or not (holes := np.isnan(image.voxels)).any() or holes.all():
+        return image, []
+    filled = replace(image, voxels=np.where(holes, image.voxels.dtype.type(0), image.voxels))
+    return filled, [f"{int(holes.sum())} voxels that are NaN were read as 0"]
 
 
 def _storage(stored: Any, exact: bool) -> Storage:
@@ -121,8 +129,9 @@ def _with_header(voxels: NDArray[Any], stored: Any, step: NDArray[np.float64], s
     try:
         (qform, qcode), (sform, scode) = (form(coded=True) for form in (old.get_qform, old.get_sform))
     except ValueError as error:
+        name = stored.get_filename() or "the scan"
         raise DataError(
-            f"{stored.get_filename()} has a qform that is no rotation ({error}). Convert it again from the original"
+            f"{name} has a qform that is no rotation ({error}). Convert it again from the original"
         ) from None
     if qform is not None:
         header.set_qform(qform @ step, int(qcode))

@@ -137,4 +137,4 @@ def _save(image: Image, target: Path, description: str) -> None:
     output = nib.Nifti1Image(np.ascontiguousarray(image.voxels, dtype=np.float32), image.affine)
     output.header.set_xyzt_units("mm")
     output.header["descrip"] = description.encode()
-    write_atomically(target, lambda handle: write_nifti(output, handle, packed=target.suffix == ".gz"))
+    write_atomically(target, lambda handle: write_nifti(output, handle, packed=target.suffix.lower() == ".gz"))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedmr.checkpoints.model_file import Model
-from fedmr.data.images import Image, canonical
+from fedmr.data.images import MIN_SIDE, Image, canonical
 from fedmr.data.volumes import normalisation
 from fedmr.inference.tiling import BATCH_PIXELS, SliceNetwork
 from fedmr.physics.degradation import Grid
@@ -111,6 +111,11 @@ class SuperResolver:
         low = torch.from_numpy(np.ascontiguousarray(np.moveaxis(turned.voxels, axis, 0), dtype=np.float32))
         high = self._slices(low, progress)
         return _turn_back(np.moveaxis(high.numpy(), 0, axis), image, scales, task.grid)
+
+    @property
+    def least_side(self) -> int:
+        """Return the least side of a slice, for `images.check`: a plane that a person names is taken as it is."""
+        return 1 if self.options.plane else MIN_SIDE
 
     def _slices(self, low: Tensor, progress: Callable[[int, int], None]) -> Tensor:
         """(S, h, w) to (S, scale*h, scale*w), in the units of the input."""

@@ -236,10 +236,6 @@ def test_magnitude_and_phase_in_one_series_leave_the_magnitude(tmp_path):
     assert_shows_the_field(read(tmp_path))
 
 
-def _no_patient(folder):
-    write_classic(folder, Series(tags={"PatientID": "", "PatientName": ""}))
-
-
 def _ct(folder):
     series = Series()
     for number in range(3):
@@ -262,7 +258,6 @@ def _header_cut(folder):
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (_no_patient, r"the series of .*IM0000\.dcm \(5 files\) has neither PatientID nor PatientName"),
         (_ct, "is of modality CT, not MR. Move it"),
         (_text_named_dcm, r"a\.dcm is no DICOM file, though its name says so"),
         (_empty, r"a\.dcm is no DICOM file, though its name says so"),
@@ -276,6 +271,14 @@ def test_what_cannot_be_used_is_one_problem_with_a_remedy(tmp_path, write, messa
     (problem,) = found.problems
     assert re.search(message, problem)
     assert str(tmp_path) in problem
+
+
+def test_a_series_without_a_patient_is_a_scan_with_a_doubt_which_training_refuses(tmp_path):
+    write_classic(tmp_path, Series(tags={"PatientID": "", "PatientName": ""}))
+    (scan,) = find(tmp_path).scans
+    assert scan.patient == ""
+    assert re.search("has neither PatientID nor PatientName.* Fill in PatientID", scan.doubt)
+    assert_shows_the_field(dicom.read(scan))
 
 
 def test_nothing_of_the_patient_but_the_identifier_comes_out(tmp_path):

@@ -78,4 +78,4 @@ def test_a_folder_without_scans_says_what_was_looked_for(tmp_path, names, layout
 def test_a_folder_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         find_scans(tmp_path / "none")
-    assert set(FORMATS) == {"bids", "nifti", "ixi", "brats", "fastmri", "dicom"}
+    assert set(FORMATS) == {"bids", "nifti", "ixi", "brats", "nnunet", "fastmri", "dicom"}

@@ -3,10 +3,13 @@
 A reader is a module with ``find(files, root) -> Found``, cheap, and ``read(scan) -> Image``, run in a worker process.
 """
 
-import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from fedmr.data.contrasts import contrast_of
+
+__all__ = ["Found", "Scan", "contrast_of"]
 
 
 @dataclass(frozen=True)
@@ -15,7 +18,9 @@ class Scan:
 
     Attributes:
         files: its files, in the order in which they are read.
-        patient: the hospital's own identifier.
+        patient: the hospital's own identifier, "" if unknown.
+        evidence: where the patient was taken from, e.g. "first folder".
+        doubt: why the patient cannot be told, with the remedy, "" if it can; training needs a patient, `infer` none.
         contrast: the hospital's own name of the weighting, e.g. "T1w".
         hospital: which of several hospitals in one folder, "" if the folder is one.
         split: "train", "val" or "test" where that is given, "" where it is to be decided.
@@ -28,6 +33,8 @@ class Scan:
     hospital: str = ""
     split: str = ""
     key: str = ""
+    evidence: str = ""
+    doubt: str = ""
 
 
 @dataclass
@@ -43,27 +50,3 @@ class Found:
     scans: list[Scan] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
-
-
-# In this order: a name that says FLAIR or contrast agent often says T1 or T2 as well.
-_CONTRASTS = {
-    "FLAIR": r"flair|dark.?fluid|fluid.?att",
-    "T2starw": r"t2.?star|t2\*|swi\b|gre.?t2",
-    "T1ce": r"t1.?(ce|gd|c\b|km)|t1.*(post|contrast|gad)",
-    "T1w": r"t1|mp.?rage|spgr|bravo",
-    "T2w": r"t2",
-    "PDw": r"(?<![a-z])(ax|cor|sag)?pd(w|fs)?(?![a-z])|proton",
-    "angio": r"(?<![a-z])(mra|tof)(?![a-z])|angio",
-    "DTI": r"(?<![a-z])(dti|dwi|b0)(?![0-9])|diffusion",
-}
-
-
-def contrast_of(text: str) -> str:
-    """The contrast that a file name or protocol name speaks of, as one of a few words, "unknown" if none.
-
-    Free text never becomes a contrast, because it can hold a patient's name, and the contrast is written down.
-    """
-    for contrast, pattern in _CONTRASTS.items():
-        if re.search(pattern, text, re.IGNORECASE):
-            return contrast
-    return "unknown"

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from pydicom import dcmread
 from pydicom.multival import MultiValue
+from pydicom.tag import Tag
 from pydicom.uid import (
     UID,
     EnhancedMRColorImageStorage,
@@ -20,28 +21,27 @@ from pydicom.uid import (
 )
 
 from fedmr.data.images import Image
+from fedmr.data.magnitude import image_type_kind, named_kind
 from fedmr.data.readers import Found, Scan, contrast_of
+from fedmr.data.readers.dicom_series import DIFFERENCES, File, Header, joined, persons, split, without_copies
 from fedmr.data.readers.dicom_stack import frames_of, in_order, quiet
 from fedmr.utils.errors import DataError
-
-Header = dict[str, str]
 
 _TAGS = [
     *("SOPClassUID", "Modality", "ImageType", "ComplexImageComponent", "PatientID", "PatientName", "PatientBirthDate"),
     *("SeriesInstanceUID", "SeriesDescription", "ProtocolName", "AcquisitionContrast", "ContrastBolusAgent"),
-    *("ScanningSequence", "RepetitionTime", "EchoTime", "InversionTime"),
+    *("ScanningSequence", "RepetitionTime", "EchoTime", "InversionTime", "StudyInstanceUID", "SOPInstanceUID"),
+    *("InstanceNumber", "ImagePositionPatient", "ImageOrientationPatient", "Rows", "Columns", "NumberOfFrames"),
+    *(tag for tag, _ in DIFFERENCES if not tag[0].isdigit()),
 ]
+_PRIVATE = [tag for tag, _ in DIFFERENCES if tag[0].isdigit()]
+_WANTED = [*map(Tag, _TAGS), *(Tag(int(tag, 16)) for tag in _PRIVATE)]
 _MR = {*(MRImageStorage, EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage, EnhancedMRColorImageStorage)}
-# Values of ImageType and ComplexImageComponent: what the scanner or the workstation made of the measurement.
-_NO_MAGNITUDE = {
-    **dict.fromkeys(("P", "PHASE", "PHASE MAP"), "phase image"),
-    **dict.fromkeys(("R", "I", "REAL", "IMAGINARY"), "real or imaginary part"),
-    **dict.fromkeys(("PROJECTION IMAGE", "MIP", "MAX_IP", "MIN_IP"), "projection"),
-    **dict.fromkeys(("ADC", "FA", "T1 MAP", "T2 MAP", "CBF", "CBV", "MTT", "TTP", "RELCBF", "RELCBV"), "parameter map"),
-    **dict.fromkeys(("LOCALIZER",), "localizer"),
-    **dict.fromkeys(("MOSAIC",), "mosaic of a time series"),
-}
 _LOCALIZER = re.compile(r"(?<![a-z])loc(?![a-z])|locali[sz]er|scout|survey|(3|three).?plane", re.IGNORECASE)
+_NOBODY = (
+    "has neither PatientID nor PatientName, so that scans of one patient could get into training and test. "
+    "Fill in PatientID; a pseudonym will do. Or give --patient-pattern or --patients"
+)
 # Files from before 1993, and some exports, begin with group 0008 or 0002 and not with "DICM" after 128 bytes.
 _FIRST_GROUPS = (b"\x08\x00", b"\x02\x00", b"\x00\x08", b"\x00\x02")
 
@@ -49,15 +49,16 @@ _FIRST_GROUPS = (b"\x08\x00", b"\x02\x00", b"\x00\x08", b"\x00\x02")
 def find(files: Sequence[Path], root: Path) -> Found:
     """Group DICOM files to series of MR images.
 
-    A series is what has one SeriesInstanceUID and one patient, in whatever folders its files lie. The patient is the
-    PatientID, else PatientName and PatientBirthDate.
+    A series is what has one SeriesInstanceUID and one patient, in whatever folders its files lie; one that holds
+    several echoes, time points or b-values gives a scan for each. The patient is the PatientID, else PatientName and
+    PatientBirthDate, of the file or of another one of its study.
 
     Args:
         files: any files; those that are no DICOM are counted as left out.
         root: folder that they lie below.
     """
     found = Found()
-    series: dict[tuple[str, ...], tuple[Header, list[Path]]] = {}
+    images: list[File] = []
     with quiet():
         for path in sorted(files):
             try:
@@ -65,22 +66,44 @@ def find(files: Sequence[Path], root: Path) -> Found:
             except DataError as error:
                 found.problems.append(str(error))
                 continue
-            if header is None:
-                found.left_out["no DICOM"] += 1
-                continue
-            kind = _left_out_as(header)
-            if kind:
-                found.left_out[f"DICOM {kind}"] += 1
-                continue
-            key = header["SeriesInstanceUID"] or str(path.parent), _patient(header), header["Modality"]
-            series.setdefault(key, (header, []))[1].append(path)
-    for header, paths in series.values():
-        problem = _problem(header)
-        if problem:
-            found.problems.append(f"{_name(paths)} {problem}")
-        else:
-            found.scans.append(Scan(tuple(paths), _patient(header), _contrast(header), key=header["SeriesInstanceUID"]))
+            kind = "no DICOM" if header is None else _left_out_as(header)
+            if header is None or kind:
+                found.left_out[kind if header is None else f"DICOM {kind}"] += 1
+            elif not any(header[tag] for tag in ("SeriesInstanceUID", "PatientID", "PatientName", "Rows")):
+                found.problems.append(f"{path} ends within its header; it is truncated. Copy it again")
+            else:
+                images.append(File(path, header))
+    images, copies = without_copies(images)
+    if copies:
+        found.left_out["identical copies of DICOM files"] = copies
+    patients = persons(images)
+    series: dict[tuple[str, ...], list[File]] = {}
+    for file in sorted(images, key=lambda file: file.path):
+        header = file.header
+        key = header["SeriesInstanceUID"] or str(file.path.parent), patients[file.path], header["Modality"]
+        series.setdefault(key, []).append(file)
+    for uid, members in joined(series):
+        _add(found, uid, members, patients)
     return found
+
+
+def _add(found: Found, uid: str, members: list[File], patients: dict[Path, str]) -> None:
+    """Add the stacks of a series to what was found, or its problem."""
+    header = members[0].header
+    if problem := _problem(header):
+        found.problems.append(f"{_name([file.path for file in members])} {problem}")
+        return
+    patient = patients[members[0].path]
+    for part, stack in split(members):
+        key = "-".join(filter(None, (header["SeriesInstanceUID"] and uid, part)))
+        found.scans.append(
+            Scan(
+                *(tuple(file.path for file in stack), patient, _contrast(stack[0].header)),
+                key=key,
+                evidence="PatientID of its study" if patient else "",
+                doubt="" if patient else _NOBODY,
+            )
+        )
 
 
 def read(scan: Scan) -> Image:
@@ -117,8 +140,9 @@ def _read_header(path: Path) -> Header | None:
                     raise DataError(f"{path} is no DICOM file, though its name says so. Copy it again or remove it")
                 return None
             handle.seek(0)
-            header = dcmread(handle, stop_before_pixels=True, specific_tags=list(_TAGS), force=True)
+            header = dcmread(handle, stop_before_pixels=True, specific_tags=_WANTED, force=True)
         texts = {tag: _text(header.get(tag)) for tag in _TAGS}
+        texts |= {tag: _text(header[int(tag, 16)].value) if int(tag, 16) in header else "" for tag in _PRIVATE}
         texts["SOPClassUID"] = texts["SOPClassUID"] or _text(header.file_meta.get("MediaStorageSOPClassUID"))
     except DataError:
         raise
@@ -148,34 +172,24 @@ def _left_out_as(header: Header) -> str:
             return "private object"
         if "Image" not in kind.name or "Secondary Capture" in kind.name:
             return kind.name.removesuffix(" Storage")
-    values = *header["ImageType"].upper().split("\\")[2:], header["ComplexImageComponent"].upper()
-    for value in values:
-        if value in _NO_MAGNITUDE:
-            return _NO_MAGNITUDE[value]
-    return "localizer" if _LOCALIZER.search(header["SeriesDescription"]) else ""
-
-
-def _patient(header: Header) -> str:
-    name = header["PatientName"].strip("^ ")
-    return header["PatientID"] or (f"{name} {header['PatientBirthDate']}".strip() if name else "")
+    values = [*header["ImageType"].upper().split("\\")[2:], header["ComplexImageComponent"].upper()]
+    if kind_of_values := image_type_kind(values):
+        return kind_of_values
+    description = header["SeriesDescription"]
+    return "localizer" if _LOCALIZER.search(description) else named_kind(description, last=False)
 
 
 def _problem(header: Header) -> str:
     """Why a series of images cannot be used, to follow its name in a sentence, "" if it can."""
     if header["Modality"] != "MR" and header["SOPClassUID"] not in _MR:
         return f"is of modality {header['Modality'] or 'unknown'}, not MR. Move it out of this folder"
-    if not _patient(header):
-        return (
-            "has neither PatientID nor PatientName, so that scans of one patient could get into training and test. "
-            "Fill in PatientID; a pseudonym will do"
-        )
     return ""
 
 
 def _contrast(header: Header) -> str:
     """The weighting by the names that people gave, else by the standard's own word, else by the timing."""
     for tag in ("SeriesDescription", "ProtocolName", "AcquisitionContrast"):
-        contrast = contrast_of(header[tag])
+        contrast = contrast_of(header[tag], agent=bool(header["ContrastBolusAgent"]))
         if contrast != "unknown":
             return contrast
     return _contrast_of_timing(header)

@@ -20,6 +20,7 @@ FORMATS = {
     "nifti": "nifti",
     "ixi": "nifti",
     "brats": "nifti",
+    "nnunet": "nifti",
     "fastmri": "fastmri",
     "dicom": "dicom",
 }
@@ -27,10 +28,19 @@ _NIFTI_LAYOUTS: dict[str, Callable[[Sequence[Path], Path], Found]] = {
     "ixi": nifti.find_ixi,
     "brats": nifti.find_brats,
     "bids": nifti.find_bids,
+    "nnunet": nifti.find_nnunet,
     "nifti": nifti.find_plain,
 }
-_NAMING_DOES_NOT_FIT = ("not named as IXI", "not named as BraTS", "no sub- entity")
+_NAMING_DOES_NOT_FIT = ("not named as IXI", "not named as BraTS", "no sub- entity", "not in imagesTr or imagesTs")
 _HDF5 = (".h5", ".hdf5")
+# formats of images that are known but not read, by suffix, with the remedy
+_NOT_READ = {
+    **dict.fromkeys((".hdr", ".img"), "an Analyze or NIfTI pair; convert it with `fslchfiletype NIFTI_GZ`"),
+    **dict.fromkeys((".mgz", ".mgh"), "a FreeSurfer volume; convert it with `mri_convert IN OUT.nii.gz`"),
+    **dict.fromkeys((".nrrd", ".nhdr", ".mha", ".mhd"), "an ITK volume; convert it to NIfTI, e.g. with SimpleITK"),
+    **dict.fromkeys((".par", ".rec"), "a Philips PAR/REC file; convert it with `dcm2niix`"),
+    **dict.fromkeys((".zip", ".tar", ".tgz", ".7z", ".rar"), "an archive; unpack it"),
+}
 
 
 def find_scans(source: Path, layout: str = "auto", *, masked: bool = False) -> tuple[Found, str]:
@@ -60,8 +70,13 @@ def find_scans(source: Path, layout: str = "auto", *, masked: bool = False) -> t
     wanted = [path for path in files if kinds[path] in (FORMATS[layout], "" if layout == "dicom" else None)]
     find = _finder(layout)
     found = find(wanted, root, masked=True) if masked and FORMATS[layout] == "fastmri" else find(wanted, root)
-    left_out = Counter(kinds[path] or "no image" for path in files if path not in set(wanted))
+    foreign = [
+        path for path in files if not kinds[path] and path.suffix.lower() in _NOT_READ and path not in set(wanted)
+    ]
+    taken = {*wanted, *foreign}
+    left_out = Counter(kinds[path] or "no image" for path in files if path not in taken)
     found.problems[:0] = listing.problems
+    found.problems += [f"{path} is {_NOT_READ[path.suffix.lower()]}" for path in foreign]
     found.left_out += listing.left_out + left_out
     if not found.scans and not found.problems:
         raise DataError(_nothing_found(source, len(files), layout, found.left_out))
@@ -132,6 +147,9 @@ def _detect(kinds: dict[Path, str], root: Path, source: Path) -> str:
         held = " and ".join(f"{number} {kind} files" for kind, number in sorted(counts.items()))
         raise DataError(f"{source} holds {held}; choose one kind with --format")
     if not counts:
+        named = [f"{path} is {_NOT_READ[path.suffix.lower()]}" for path in kinds if path.suffix.lower() in _NOT_READ]
+        if named:
+            raise DataError("\n".join([f"{source} holds no scan of a format that is read", *named]))
         raise DataError(_nothing_found(source, len(kinds), "auto", Counter()))
     kind = next(iter(counts))
     if kind != "nifti":

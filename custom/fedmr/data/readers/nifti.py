@@ -1,11 +1,14 @@
-"""NIfTI files in the layouts in which they are shared: BIDS, IXI, BraTS, or any folder."""
+"""NIfTI files in the layouts in which they are shared: BIDS, IXI, BraTS, nnU-Net, or any folder."""
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fedmr.data.images import Image, read_nifti
+from fedmr.data.magnitude import MASK, named_kind
 from fedmr.data.readers import Found, Scan, contrast_of
+from fedmr.data.readers.patients import Person, identify
 from fedmr.utils.errors import DataError
 
 SUFFIXES = (".nii", ".nii.gz")
@@ -16,9 +19,11 @@ _BRATS = re.compile(
 )
 _BRATS_CONTRAST = {"t1n": "t1", "t2f": "flair"}
 _SUBJECT = re.compile(r"(?:^|_)(sub-[A-Za-z0-9]+)(?:_|$)")
-# BIDS: data types that hold no anatomical volumes, and suffixes that are made from images rather than acquired
+# BIDS: data types that hold no anatomical volumes
 _NO_ANATOMY = ("func", "dwi", "fmap", "perf", "eeg", "meg", "ieeg", "pet", "beh", "motion", "nirs", "mrs", "micr")
-_DERIVED = re.compile(r"(?:^|[_-])(mask|dseg|probseg|seg|label|labels|defacemask)$")
+_CHANNEL = re.compile(r"_[0-9]{4}$")  # nnU-Net: number of the channel
+_SET_FOLDERS = ("imagestr", "imagests", "imagesval")
+_LABEL_FOLDERS = ("labelstr", "labelsts", "labelsval")
 
 
 def is_nifti(path: Path) -> bool:
@@ -37,7 +42,11 @@ def find_bids(files: Sequence[Path], root: Path) -> Found:
         if inner and inner[-1] in _NO_ANATOMY:
             return inner[-1]
         subject = _SUBJECT.search(_stem(path))
-        return Scan((path,), subject[1], contrast_of(_stem(path).rpartition("_")[2])) if subject else "no sub- entity"
+        if not subject:
+            return "no sub- entity"
+        agent = "_ce-" in _stem(path)
+        contrast = contrast_of(_stem(path).rpartition("_")[2], agent=agent)
+        return Scan((path,), subject[1], contrast, evidence="sub- entity")
 
     return _find(files, describe)
 
@@ -49,7 +58,7 @@ def find_ixi(files: Sequence[Path], root: Path) -> Found:
         name = _IXI.match(path.name)
         if not name:
             return "not named as IXI"
-        return Scan((path,), name["patient"], contrast_of(name["contrast"]), name["hospital"])
+        return Scan((path,), name["patient"], contrast_of(name["contrast"]), name["hospital"], evidence="file name")
 
     return _find(files, describe)
 
@@ -63,24 +72,72 @@ def find_brats(files: Sequence[Path], root: Path) -> Found:
             return "not named as BraTS"
         contrast = name["contrast"].lower()
         if contrast == "seg":
-            return "segmentation"
-        return Scan((path,), name["patient"], contrast_of(_BRATS_CONTRAST.get(contrast, contrast)))
+            return MASK
+        return Scan(
+            (path,), name["patient"], contrast_of(_BRATS_CONTRAST.get(contrast, contrast)), evidence="file name"
+        )
 
     return _find(files, describe)
+
+
+def find_nnunet(files: Sequence[Path], root: Path) -> Found:
+    """Scans of nnU-Net's or the Medical Segmentation Decathlon's layout: one patient a case, labels left out."""
+    channels = _channels(root)
+
+    def describe(path: Path) -> Scan | str:
+        folder = path.parent.name.lower()
+        if folder in _LABEL_FOLDERS:
+            return MASK
+        if folder not in _SET_FOLDERS:
+            return "not in imagesTr or imagesTs"
+        stem = _stem(path)
+        channel = _CHANNEL.search(stem)
+        case = _CHANNEL.sub("", stem)
+        named = contrast_of(stem)
+        number = int(channel[0][1:]) if channel else 0
+        contrast = named if named != "unknown" else contrast_of(channels.get(str(number), ""))
+        return Scan((path,), case, contrast, evidence="case")
+
+    return _find(files, describe)
+
+
+def _channels(root: Path) -> dict[str, str]:
+    """What dataset.json says of the channels, by number; nothing where it cannot be read."""
+    try:
+        held = json.loads((root / "dataset.json").read_text(encoding="utf-8"))
+        channels = held.get("channel_names") or held.get("modality") or {}
+        return {str(number): str(name) for number, name in channels.items()}
+    except (OSError, ValueError, AttributeError):
+        return {}
 
 
 def find_plain(files: Sequence[Path], root: Path) -> Found:
-    """Scans of any folder: the patient is the first folder below the source.
+    """Scans of any folder: the patient by all folder and file names, see `patients.identify`.
 
-    In a flat folder it is the file name up to its first underscore, which may join two patients, never split one.
+    A scan whose patient cannot be told has a doubt.
     """
+    inner = {path: path.relative_to(root) for path in files if is_nifti(path)}
+    images = {place for path, place in inner.items() if not _is_label(place) and not named_kind(_stem(path))}
+    persons = identify({place: _stem(place) for place in images})
 
     def describe(path: Path) -> Scan | str:
-        inner = path.relative_to(root).parts
-        patient = inner[0] if len(inner) > 1 else _stem(path).partition("_")[0]
-        return Scan((path,), patient, contrast_of(_stem(path)))
+        place = inner[path]
+        if place not in images:
+            return MASK
+        person: Person = persons[place]
+        contrast = contrast_of(_stem(path))
+        if contrast == "unknown":
+            # a folder may be called T1; the one nearest to the file says most
+            named = (contrast_of(folder) for folder in reversed(place.parts[:-1]))
+            contrast = next((name for name in named if name != "unknown"), "unknown")
+        return Scan((path,), person.patient, contrast, evidence=person.evidence, doubt=person.doubt)
 
     return _find(files, describe)
+
+
+def _is_label(place: Path) -> bool:
+    folders = {folder.lower() for folder in place.parts[:-1]}
+    return bool(folders & {*_LABEL_FOLDERS, "labels", "masks", "segmentations"})
 
 
 def _find(files: Sequence[Path], describe: Callable[[Path], Scan | str]) -> Found:
@@ -88,7 +145,7 @@ def _find(files: Sequence[Path], describe: Callable[[Path], Scan | str]) -> Foun
     for path in files:
         if not is_nifti(path):
             continue
-        scan = "mask or segmentation" if _DERIVED.search(_stem(path).lower()) else describe(path)
+        scan = named_kind(_stem(path)) or describe(path)
         if isinstance(scan, str):
             found.left_out[scan] += 1
         else:

@@ -11,7 +11,7 @@ import numpy as np
 from nibabel.affines import obliquity
 from numpy.typing import NDArray
 
-from fedmr.data.images import canonical, check, read_nifti
+from fedmr.data.images import canonical, check, check_anatomy, read_nifti
 from fedmr.data.images import slices as slices_of
 from fedmr.metrics import FOREGROUND
 from fedmr.tasks.base import Task
@@ -128,6 +128,7 @@ def _read_scan(folder: Path, entry: dict[str, Any], task: Task) -> Scan:
     if entry.get("shape") not in (None, list(image.voxels.shape)):
         raise DataError(f"{path} has shape {list(image.voxels.shape)}, the datalist says {entry['shape']}")
     check(image, path)
+    check_anatomy(image, path)
     if isinstance(entry.get("kspace"), str):
         _check_kspace(folder / entry["kspace"])
     turned = canonical(image)

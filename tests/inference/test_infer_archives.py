@@ -1,0 +1,97 @@
+"""`infer` needs no patient, no other plane than the one it uses, and a place of its own for every result."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+from pydicom.uid import generate_uid
+
+from dicom_files import Series, enhanced, save, write_classic
+from fedmr.checkpoints.model_file import save_model
+from fedmr.inference.infer import infer
+from fedmr.inference.super_resolver import Options
+from landmarks import model
+from phantoms import phantom
+
+
+@pytest.fixture
+def saved(tmp_path):
+    save_model(tmp_path / "m" / "model.pt", model())
+    return tmp_path / "m" / "model.pt"
+
+
+def write(path, voxels, affine=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(voxels, np.diag([1.0, 1, 4, 1]) if affine is None else affine), path)
+    return path
+
+
+def test_a_series_without_a_patient_is_super_resolved(saved, tmp_path):
+    write_classic(tmp_path / "in", Series(tags={"PatientID": "", "PatientName": ""}))
+    assert infer(saved, tmp_path / "in", tmp_path / "out").written == [tmp_path / "out"]
+
+
+def test_two_patients_of_one_series_uid_get_a_folder_each(saved, tmp_path):
+    uid = generate_uid()
+    for patient in ("1", "2"):
+        paths = write_classic(tmp_path / "in" / patient, Series(uid=uid, tags={"PatientID": patient}))
+        for path in paths:
+            path.rename(tmp_path / "in" / f"{patient}{path.name}")
+        (tmp_path / "in" / patient).rmdir()
+    for force in (False, True):
+        outcome = infer(saved, tmp_path / "in", tmp_path / "out", force=force)
+        assert sorted(path.name for path in outcome.written) == [uid, f"{uid}-2"]
+        assert outcome.problems == []
+
+
+def test_thin_slices_are_taken_in_the_plane_that_is_named_or_that_of_the_images(saved, tmp_path):
+    thin = write(tmp_path / "thin.nii.gz", phantom(0, (40, 36, 8)), np.diag([1.2, 1.2, 1.0, 1]))
+    infer(saved, thin, tmp_path / "sr.nii.gz", options=Options("axial"))
+    assert nib.load(tmp_path / "sr.nii.gz").shape == (80, 72, 8)
+    write_classic(tmp_path / "in", Series(shape=(40, 36, 8), spacing=(1.2, 1.2, 1.0)))
+    assert infer(saved, tmp_path / "in", tmp_path / "out").problems == []
+
+
+def test_a_background_of_nan_is_read_as_zero_with_a_note(saved, tmp_path):
+    voxels = phantom(0, (24, 20, 3)).astype(np.float32)
+    voxels[:3] = np.nan
+    outcome = infer(saved, write(tmp_path / "a.nii", voxels), tmp_path / "b.nii")
+    assert any("180 voxels that are NaN were read as 0" in note for note in outcome.notes)
+    assert np.isfinite(nib.load(tmp_path / "b.nii").get_fdata()).all()
+
+
+def test_suffixes_in_upper_case_are_read_and_written_packed(saved, tmp_path):
+    source = write(tmp_path / "a.nii.gz", phantom(0, (24, 20, 3))).rename(tmp_path / "A.NII.GZ")
+    infer(saved, source, tmp_path / "SR.NII.GZ")
+    (tmp_path / "SR.NII.GZ").rename(tmp_path / "sr.nii.gz")
+    assert nib.load(tmp_path / "sr.nii.gz").get_fdata().shape == (48, 40, 3)
+
+
+def test_index_values_that_no_dimension_explains_are_dropped(saved, tmp_path):
+    dataset = enhanced(Series(tags={"PatientID": "1"}))
+    for number, frame in enumerate(dataset.PerFrameFunctionalGroupsSequence, start=1):
+        frame.FrameContentSequence[0].DimensionIndexValues = [1, number]
+    save(dataset, tmp_path / "in" / "a.dcm")
+    assert infer(saved, tmp_path / "in", tmp_path / "out").written == [tmp_path / "out"]
+
+
+@pytest.mark.parametrize("sform", [np.diag([1.15, 1.1, 0.9, 1]), np.diag([1.15, 1.1, 3.6, 1]) + np.eye(4, k=1) * 0.2])
+def test_the_scanners_qform_is_used_beside_a_standard_space(saved, tmp_path, sform):
+    sform[3] = [0, 0, 0, 1]
+    image = nib.Nifti1Image(phantom(0, (40, 36, 12)), np.diag([1, 1, 3, 1.0]))
+    image.set_qform(np.diag([1, 1, 3, 1.0]), 1)
+    image.set_sform(sform, 4)
+    nib.save(image, tmp_path / "a.nii")
+    outcome = infer(saved, tmp_path / "a.nii", tmp_path / "b.nii")
+    assert any("the qform is used" in note for note in outcome.notes)
+    assert nib.load(tmp_path / "b.nii").shape == (80, 72, 12)
+
+
+def test_formats_that_are_known_but_not_read_are_named_with_the_remedy(saved, tmp_path):
+    write(tmp_path / "in" / "ok.nii.gz", phantom(0, (24, 20, 3)))
+    names = {"x.mgz": "mri_convert", "y.nrrd": "ITK", "z.mha": "ITK", "a.PAR": "dcm2niix", "b.zip": "unpack"}
+    for name in names:
+        (tmp_path / "in" / name).write_bytes(b"x")
+    outcome = infer(saved, tmp_path / "in", tmp_path / "out")
+    assert len(outcome.written) == 1
+    assert len(outcome.problems) == len(names)
+    assert all(any(name in p and word in p for p in outcome.problems) for name, word in names.items())
