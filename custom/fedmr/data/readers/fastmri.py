@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from fedmr.data.images import DataError, Image
 from fedmr.data.readers import Found, Scan, contrast_of
+from fedmr.data.readers.hdf5_content import check_companions, check_own
 
 SUFFIXES = (".h5", ".hdf5")
 _SLICE_THICKNESS = 5.0  # mm where the file states none: more than 1 mm in the plane, so that slices stay slices
@@ -114,6 +115,7 @@ def _opened(path: Path, *, masked: bool) -> Iterator[h5py.File]:
 
 
 def _check_layout(handle: h5py.File, path: Path) -> None:
+    check_own(handle, path)
     kspace = handle.get("kspace")
     if not isinstance(kspace, h5py.Dataset):
         held = ", ".join(sorted(handle)) or "nothing"
@@ -129,6 +131,7 @@ def _check_layout(handle: h5py.File, path: Path) -> None:
             f"{path}: kspace has shape {kspace.shape}, {kspace.size * 8 / 2**30:.0f} GiB, too much for this machine's "
             "memory. Split it by slices"
         )
+    check_companions(handle, path)
 
 
 def _mask(handle: h5py.File, path: Path) -> NDArray[np.bool_] | None:
