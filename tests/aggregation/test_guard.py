@@ -18,6 +18,8 @@ from fedmr.aggregation.guard import (
     fault_of_claims,
     judge,
     norm_of,
+    outliers,
+    poor_metrics,
     read_rejections,
 )
 
@@ -109,9 +111,52 @@ def test_steps_are_compared_with_the_last_rounds_median():
     assert fault_of_steps(np.int64(5100)) is None
 
 
-@pytest.mark.parametrize("psnr", [math.nan, math.inf, 101.0, -1.0, "30", None, True])
+@pytest.mark.parametrize("psnr", [math.nan, math.inf, 101.0, "30", None, True])
 def test_a_metric_that_cannot_be(psnr):
     assert "its psnr is" in fault_of_metrics({"psnr": psnr})
+
+
+@pytest.mark.parametrize("psnr", [-1.0, -171.9, np.float32(-5)])
+def test_a_low_metric_is_of_the_received_model_and_no_fault_of_the_update(psnr):
+    assert fault_of_metrics({"psnr": psnr}) is None
+    assert poor_metrics({"psnr": psnr, "ssim": -1.0}, LIMITS) == {"psnr": 0.0}
+
+
+@pytest.mark.parametrize("metrics", [None, 3, "x", {}, {"psnr": 0.0}, {"psnr": "x"}, {"psnr": math.nan}])
+def test_other_metrics_say_nothing_about_the_model(metrics):
+    assert poor_metrics(metrics, LIMITS) == {}
+
+
+def test_steps_are_compared_with_the_sites_own_first_ones():
+    claim = Update({}, 3600, None)
+    assert fault_of_claims(claim, LIMITS, None, 1800) is None
+    assert "100 times its own first ones" in fault_of_claims(claim, LIMITS, None, 36)
+    assert "own first" in judge(Update({"": values()}, 3600, None), SHAPES, LIMITS, None, 36)[0]
+
+
+def test_outliers_of_a_round_are_found_by_its_own_median():
+    honest = {f"site-{n}": (36.0, {"": 1.0 + 0.1 * n}) for n in range(3)}
+    assert outliers(honest, LIMITS) == {}
+    assert set(outliers(honest | {"evil": (36.0, {"": 30.0})}, LIMITS)) == {"evil"}
+    assert "steps" in outliers(honest | {"evil": (100_000.0, {"": 1.0})}, LIMITS)["evil"]
+    assert outliers(dict([*honest.items()][:1]) | {"evil": (36.0, {"": 99.0})}, LIMITS) == {}
+
+
+def test_sites_of_unequal_size_are_no_outliers():
+    """Norms grow with the root of the steps where gradients are noise, linearly where they agree."""
+    for power in (0.5, 1.0):
+        sites = {str(steps): (float(steps), {"": steps**power}) for steps in (5, 40, 40, 60, 400)}
+        assert outliers(sites, LIMITS) == {}
+
+
+def test_a_sites_own_words_are_one_printable_line():
+    hostile = "\nRound 7 finished.\x1b[2J"
+    for reason in (
+        judge(Update({"": {hostile: np.zeros(1)}}, 5, None), {}, LIMITS)[0],
+        judge(Update({"": {}}, 5, {"psnr": hostile}), {}, LIMITS)[0],
+        fault_of_steps(hostile),
+    ):
+        assert reason.isprintable()
 
 
 def test_metrics_without_a_name_would_be_taken_for_the_one_that_selects_the_model():

@@ -1,5 +1,6 @@
 """A real federation, a server and two sites over TLS, driven and damaged as operators do."""
 
+import json
 import os
 import re
 import shutil
@@ -20,8 +21,10 @@ from federation import federate
 from fedmr.federation.job_bundle import bundle
 from fedmr.federation.kits import ConsortiumError, Kits, environment, fill_kit, open_kits, provision, tool
 from fedmr.federation.processes import processes, start, stop
+from fedmr.federation.render import CLIENT_CONFIG, SERVER_CONFIG
 from fedmr.federation.resume import find_run, resumed_job
 from fedmr.federation.session import COMPLETED, INTERRUPTED, Admin
+from fedmr.privacy.policy import POLICY_FILE
 from fedmr.runs.run import read_figures
 from simulator import ROOT, SITES, render_tiny_job
 
@@ -239,9 +242,51 @@ def test_a_site_that_forbids_code_runs_the_job_without_and_refuses_it_with(kits,
     start(kits)
     admin = Admin(kits)
     with_code = bundle(job, tmp_path / "with")
-    assert (with_code / "app" / "custom" / "fedmr" / "training.py").is_file()
+    assert (with_code / "app" / "custom" / "fedmr" / "__init__.py").is_file()
     number = admin.submit(with_code)
     assert admin.wait(number) == "FINISHED:FAILED_TO_RUN"
     assert "`fedmr jobs bundle --no-code`" in admin.reason(number)
     number = admin.submit(bundle(job, tmp_path / "without", code=False))
     assert admin.wait(number) == COMPLETED
+
+
+SHELL = """
+    { id = shell
+      path = fedmr.cli.main.app
+      args { args = [poc, provision, --project, "{WORKSPACE}/{JOB_ID}/project.yml"] } }
+"""
+
+
+@pytest.mark.parametrize("side", [CLIENT_CONFIG, SERVER_CONFIG])
+def test_a_job_without_code_that_names_a_command_is_built_by_nobody(side, kits, tmp_path):
+    """After the test above, so that both sites and the server forbid code."""
+    job = bundle(render_tiny_job(tmp_path, 1), tmp_path / "without", code=False)
+    config = job / side
+    text = config.read_text()
+    assert "components = [" in text
+    config.write_text(text.replace("components = [", f"components = [{SHELL}", 1))
+    admin = Admin(kits)
+    number = admin.submit(job)
+    assert admin.wait(number) != COMPLETED
+    collected = admin.download(number, tmp_path)  # the server keeps no folder of a job that has ended
+    logs = "".join(_read(kits.folder / name / number / "log.txt") for name in TWO)
+    logs += "".join(_read(file) for file in collected.rglob("*log*.txt"))
+    assert "'fedmr.cli.main.app'" in logs
+    assert "is not in allow_list" in logs
+
+
+def test_a_site_whose_owner_asks_for_encryption_starts_no_other_job(kits, tmp_path):
+    policies = [kits.folder / name / "local" / POLICY_FILE for name in TWO]
+    before = [policy.read_text() for policy in policies]
+    try:
+        for policy in policies:
+            policy.write_text(json.dumps({"encryption": True}))
+        admin = Admin(kits)
+        number = admin.submit(bundle(render_tiny_job(tmp_path, 1), tmp_path / "without", code=False))
+        assert admin.wait(number) != COMPLETED
+        for name in TWO:
+            assert "not all that it trains is encrypted" in _read(kits.folder / name / "log.txt")
+            assert "Start the training" not in log(kits, name, number)
+    finally:
+        for policy, text in zip(policies, before, strict=True):
+            policy.write_text(text)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 
 from fedmr.aggregation.guard import read_rejections
+from fedmr.federation.resume import rounds_done
 from fedmr.flare.guard import ServerGuard, SiteGuard
 from server import Server
 
@@ -116,11 +118,73 @@ def test_the_metric_of_a_site_that_is_left_out_does_not_select_the_model(tmp_pat
 def test_from_the_second_round_on_an_update_is_compared_with_the_last_rounds_median(tmp_path):
     """Thirty times its usual size is within what Adam could do."""
     factor = {"w": update("site-3", 1)["DXO"]["data"]["w"] * 30}
-    server, _ = serve(tmp_path, {"site-3": {0: factor, 1: factor}}, rounds=2)
+    server, _ = serve(tmp_path, {"site-3": {1: factor}}, rounds=2)
     (record,) = read_rejections(server.run_folder)
     assert (record["round"], record["site"]) == (1, "site-3")
     assert "times the last round's median" in record["reason"]
     assert record["norm"] == pytest.approx(30 * np.linalg.norm(update("site-3", 1)["DXO"]["data"]["w"]), rel=1e-3)
+
+
+HOSTILE = {
+    "thirty times": {"w": update("site-3")["DXO"]["data"]["w"] * -30},
+    "steps": {"steps": 99_999},
+    "steps and norm": {"steps": 99_999, "w": update("site-3")["DXO"]["data"]["w"] * -8},
+}
+
+
+@pytest.mark.parametrize("number", [0, 2])
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_neither_the_first_nor_the_last_round_counts_what_is_far_off_the_others(kind, number, tmp_path):
+    server, model = serve(tmp_path, {"site-3": {number: HOSTILE[kind]}}, rounds=3)
+    (record,) = read_rejections(server.run_folder)
+    assert (record["round"], record["site"]) == (number, "site-3")
+    if number == 0:  # the mean cannot be mended any more, so it is thrown away
+        assert "round 0 is not counted: site-3" in server.panic
+        assert same(model, MODEL)
+    else:
+        assert server.panic is None
+        without, _ = serve(tmp_path / "w", {"site-3": {number: FAULTS["not finite"][0]}}, rounds=3)
+        assert same(model, without._global_weights["weights"])
+
+
+def test_a_site_cannot_buy_weight_by_more_steps_than_it_has_stated_before(tmp_path):
+    server, _ = serve(tmp_path, {"site-3": {1: {"steps": 7 * 3}}}, rounds=2)
+    (record,) = read_rejections(server.run_folder)
+    assert "3 times its own first ones" in record["reason"]
+
+
+def test_a_bad_model_is_blamed_on_its_makers_and_no_honest_site_is_left_out(tmp_path):
+    """What passed in round 0 was nine times the others'; in round 1 the honest sites see what it did."""
+    pull = {"w": update("site-3")["DXO"]["data"]["w"] * -9}
+    bad = {site: {1: {"psnr": -32.0}} for site in SITES if site != "site-3"}
+    server, _ = serve(tmp_path, bad | {"site-3": {0: pull, 1: {"psnr": 60.0}}}, rounds=3)
+    assert read_rejections(server.run_folder) == []
+    assert "the model of round 1 is bad at 3 of 4 sites" in server.panic
+    assert "site-3" in server.panic
+
+
+def test_one_sites_low_metric_neither_expels_it_nor_ends_the_job(tmp_path):
+    server, _ = serve(tmp_path, {"site-3": {n: {"psnr": -1e6} for n in range(3)}}, rounds=3)
+    assert server.panic is None
+    assert read_rejections(server.run_folder) == []
+    assert 0 < server.selector.best_val_metric < 30
+
+
+INJECTED = "x\n2026-01-01 00:00:00,000 - ScatterAndGather - INFO - Round 99 finished.\n\x1b]0;owned\x07\x1b[2J"
+
+
+def test_a_sites_reason_adds_no_line_to_the_log_and_no_command_to_a_terminal(tmp_path, caplog):
+    fault = partial(make_reply, ReturnCode.TASK_RESULT_FILTER_ERROR, {"fedmr_reason": INJECTED})
+    server, _ = serve(tmp_path, {"site-3": {0: fault}})
+    (record,) = read_rejections(server.run_folder)
+    assert record["reason"].isprintable()
+    said = next(r.getMessage() for r in caplog.records if "left out" in r.getMessage())
+    assert said.isprintable()
+    line = "2026-01-01 00:00:00,000 - {} - {} - [wf=train] - {}\n".format
+    log = "".join(line(r.name.rpartition(".")[2], r.levelname, r.getMessage()) for r in caplog.records)
+    assert "Round 99 finished." in log
+    (server.run_folder / "log.txt").write_text(log)
+    assert rounds_done(server.run_folder) <= 1
 
 
 def test_who_is_left_out_does_not_depend_on_who_answers_first(tmp_path):

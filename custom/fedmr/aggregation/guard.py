@@ -2,7 +2,11 @@
 
 An update is judged when it comes, and a running sum takes it in: the server's memory does not grow with the number of
 sites. The median of the round itself is not known by then. What is known is that of the last round, which does not
-depend on who answers first, and, in the first round as in any, how far the optimiser can go at all.
+depend on who answers first, what the site itself stated before, and, in the first round as in any, how far the
+optimiser can go at all. Before the round's mean counts, `outliers` looks at all its updates together.
+
+Metrics that come with an update are of the model that the site *received*. Low ones say that this model is bad, not
+that the site is: `poor_metrics` finds them, and they are no fault of the update.
 """
 
 import json
@@ -18,6 +22,7 @@ from typing import Annotated, Any, Self, TypeGuard
 import numpy as np
 from pydantic import Field, Strict, model_validator
 
+from fedmr.utils.text import one_line
 from fedmr.utils.validation import Count, Number, Positive, Text, settings
 
 REJECTIONS = "guard.jsonl"  # in the server's run folder
@@ -44,6 +49,8 @@ class Limits:
             where sites add noise for privacy.
         max_steps: steps in a round.
         steps_factor: steps, as a multiple of the last round's median; sites differ in size.
+        own_steps_factor: steps, as a multiple of what the site stated with its first accepted update; its data and
+            the job are the same all the time.
         norm_factor: L2 norm per step, as a multiple of the last round's median.
         metric_ranges: lowest and highest value of metrics that come with the update, PSNR in dB.
         exclude_vars: variables that sites keep to themselves, as a regular expression that is searched in names.
@@ -52,6 +59,7 @@ class Limits:
     learning_rate: _Rate
     max_steps: Count = 100_000
     steps_factor: Positive = 100.0
+    own_steps_factor: Positive = 2.0
     norm_factor: Positive = 10.0
     metric_ranges: _Ranges = field(default_factory=lambda: {"psnr": (0.0, 100.0)})
     exclude_vars: Text = ""
@@ -104,7 +112,11 @@ class Typical:
 
 
 def judge(
-    update: Update, shapes: Mapping[str, Shape], limits: Limits, last: Typical | None = None
+    update: Update,
+    shapes: Mapping[str, Shape],
+    limits: Limits,
+    last: Typical | None = None,
+    own_steps: float | None = None,
 ) -> tuple[str | None, dict[str, float]]:
     """What is wrong with an update, None if nothing is, and the L2 norms of the parts up to the first wrong one.
 
@@ -113,9 +125,10 @@ def judge(
         shapes: of the model's variables, which are those of every part.
         limits: the bounds.
         last: medians of the last round, if there was one.
+        own_steps: steps that the site stated with its first accepted update, if there was one.
     """
     expected = {n: s for n, s in shapes.items() if not (limits.exclude_vars and re.search(limits.exclude_vars, n))}
-    fault = fault_of_claims(update, limits, last)
+    fault = fault_of_claims(update, limits, last, own_steps)
     norms: dict[str, float] = {}
     for part, values in update.parts.items():
         wrong = _fault_of_values(values, expected)
@@ -126,7 +139,9 @@ def judge(
     return fault, norms
 
 
-def fault_of_claims(update: Update, limits: Limits, last: Typical | None = None) -> str | None:
+def fault_of_claims(
+    update: Update, limits: Limits, last: Typical | None = None, own_steps: float | None = None
+) -> str | None:
     """What is wrong with the figures that come with an update, which encryption leaves readable."""
     steps, metrics = update.steps, update.metrics
     if not (_is_number(steps) and 1 <= steps <= limits.max_steps):
@@ -134,12 +149,44 @@ def fault_of_claims(update: Update, limits: Limits, last: Typical | None = None)
     if last and steps > limits.steps_factor * last.steps:
         allowed = f"{limits.steps_factor:g} times are allowed (steps_factor)"
         return f"it claims {steps} steps, {steps / last.steps:.3g} times the last round's median; {allowed}"
+    if own_steps and steps > limits.own_steps_factor * own_steps:
+        allowed = f"{limits.own_steps_factor:g} times are allowed (own_steps_factor)"
+        return f"it claims {steps} steps, {steps / own_steps:.3g} times its own first ones; {allowed}"
     if not isinstance(metrics, Mapping | None):
         return f"its metrics are {_short(metrics)}, which has no names"
     for name, (low, high) in limits.metric_ranges.items():
-        if metrics and name in metrics and not (_is_number(metrics[name]) and low <= metrics[name] <= high):
+        if metrics and name in metrics and not (_is_number(metrics[name]) and metrics[name] <= high):
             return f"its {name} is {_short(metrics[name])}; {low:g} to {high:g} is allowed (metric_ranges)"
     return None
+
+
+def poor_metrics(metrics: Any, limits: Limits) -> dict[str, float]:
+    """Metrics below their range, by name, with the lowest value of the range in the place of their own."""
+    if not isinstance(metrics, Mapping):
+        return {}
+    ranges = limits.metric_ranges.items()
+    return {n: low for n, (low, _) in ranges if _is_number(metrics.get(n)) and metrics[n] < low}
+
+
+def outliers(accepted: Mapping[str, tuple[float, Mapping[str, float]]], limits: Limits) -> dict[str, str]:
+    """What is wrong with sites' updates beside each other, by site; of less than three nobody can tell.
+
+    Args:
+        accepted: steps and norms by part, by site, of one round.
+        limits: the bounds, `steps_factor` and `norm_factor`.
+    """
+    if len(accepted) < 3:
+        return {}
+    typical, found = Typical.of(accepted.values()), {}
+    for site, (steps, norms) in accepted.items():
+        # a site of few steps goes further in each of them: it is measured as one of the usual number
+        usual = max(steps, typical.steps)
+        times = [norms[part] / usual / pace for part, pace in typical.paces.items() if pace]
+        if steps > limits.steps_factor * typical.steps:
+            found[site] = f"it claims {steps} steps, {steps / typical.steps:.3g} times the round's median"
+        elif max(times, default=0.0) > limits.norm_factor:
+            found[site] = f"its norm is, per step, {max(times):.3g} times the round's median"
+    return found
 
 
 def norm_of(values: Mapping[str, Any]) -> float:
@@ -195,5 +242,4 @@ def _is_number(value: Any) -> TypeGuard[float]:
 
 def _short(value: Any) -> str:
     """A site's own words on one line of the log, and few of them."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
+    return one_line(repr(value), 60)

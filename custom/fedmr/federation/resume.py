@@ -18,6 +18,8 @@ _STATELESS = (
     "nvflare.app_common.workflows.scatter_and_gather.ScatterAndGather",
     "fedmr.flare.flmrcm.CrossSiteScatterAndGather",
 )
+# of the workflow's own logger: other components repeat what sites say
+_FINISHED = re.compile(r"^[\d-]+ [\d:,]+ - \w*ScatterAndGather\w* - INFO - .*?Round (\d+) finished\.$", re.MULTILINE)
 _SERVER_OPTIMISER = "nvflare.app_opt.pt.fedopt.PTFedOptModelShareableGenerator"
 
 
@@ -82,7 +84,7 @@ def _write_job(folder: Path, app: Path, server: ConfigTree, client: ConfigTree, 
 
 def rounds_done(run: Path) -> int:
     """Rounds whose model the server has saved, by FLARE's own line in its log, which follows the saving."""
-    finished = re.findall(r"Round (\d+) finished\.", (run / "log.txt").read_text(errors="replace"))
+    finished = _FINISHED.findall((run / "log.txt").read_text(errors="replace"))
     return int(finished[-1]) + 1 if finished else 0
 
 

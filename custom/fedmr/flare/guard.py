@@ -17,8 +17,19 @@ from nvflare.app_common.abstract.model import ModelLearnableKey
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 
-from fedmr.aggregation.guard import REJECTIONS, Limits, Shape, Typical, Update, fault_of_claims, judge
+from fedmr.aggregation.guard import (
+    REJECTIONS,
+    Limits,
+    Shape,
+    Typical,
+    Update,
+    fault_of_claims,
+    judge,
+    outliers,
+    poor_metrics,
+)
 from fedmr.flare.messages import OUTSIDE, unpack
+from fedmr.utils.text import one_line
 
 _REASON = "fedmr_reason"  # header by which a site tells the server why it withholds its update
 
@@ -30,6 +41,10 @@ class ServerGuard(Filter):
     and let the workflow wait for all sites: the guard ends the job, with the last model kept, as soon as a round
     cannot have `min_sites` updates any more, or does not when `train_timeout` closes it. Sites that are left out are
     named with the reason in the log and in `guard.jsonl` in the run folder.
+
+    A mean that cannot be mended afterwards does not count: if an update turns out to be far off the round's own
+    median, or most sites say that the model which they received is bad, the guard ends the job and names the sites
+    that it can be from.
 
     Args:
         limits: the numbers of `fedmr.aggregation.guard.Limits`.
@@ -55,6 +70,8 @@ class ServerGuard(Filter):
         self.encrypted = encrypted
         self._sites: set[str] = set()
         self._last: Typical | None = None
+        self._first_steps: dict[str, float] = {}
+        self._suspects: list[str] = []  # of the last round, the largest update first
         self._reset()
 
     def _reset(self) -> None:
@@ -62,11 +79,12 @@ class ServerGuard(Filter):
         self._passed: dict[str, tuple[float, dict[str, float]]] = {}  # steps and norms by site
         self._accepted: dict[str, tuple[float, dict[str, float]]] = {}
         self._rejected: set[str] = set()
+        self._poor: set[str] = set()  # sites at which the received model is bad
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Follow the round."""
         if event_type == AppEventType.ROUND_STARTED:
-            self._last = Typical.of(self._accepted.values()) if self._accepted else self._last
+            self._remember()
             self._sites.update(client.name for client in fl_ctx.get_engine().get_clients())
             self._sites.difference_update(fl_ctx.get_prop(OUTSIDE, ()))
             self._reset()
@@ -80,6 +98,33 @@ class ServerGuard(Filter):
             self._closed = True
             silent = sorted(self._sites - set(self._accepted) - self._rejected)
             self._leave_out(dict.fromkeys(silent, "no result in time"), fl_ctx)
+            self._look_at_round(fl_ctx)
+
+    def _remember(self) -> None:
+        """Keep of the round that is over what the next one is compared with."""
+        if not self._accepted:
+            return
+        self._last = Typical.of(self._accepted.values())
+        for site, (steps, _) in self._accepted.items():
+            self._first_steps.setdefault(site, steps)
+        pulls = {site: max(norms.values(), default=0.0) * steps for site, (steps, norms) in self._accepted.items()}
+        self._suspects = sorted(pulls, key=lambda site: -pulls[site])
+
+    def _look_at_round(self, fl_ctx: FLContext) -> None:
+        """End the job if the round's mean, or the model that it started from, cannot be trusted."""
+        number = fl_ctx.get_prop(AppConstants.CURRENT_ROUND)
+        if found := outliers(self._accepted, self.limits):
+            for site, reason in found.items():
+                self._note(site, reason, fl_ctx)
+            names = ", ".join(sorted(found))
+            self.system_panic(f"round {number} is not counted: {names} sent what is far off the others'", fl_ctx)
+        elif len(self._poor) > 1 and 2 * len(self._poor) > len(self._accepted):
+            pulled = f"; the largest updates of the round before came from {', '.join(self._suspects[:2])}"
+            self.system_panic(
+                f"the model of round {number} is bad at {len(self._poor)} of {len(self._accepted)} sites "
+                f"(metric_ranges){pulled if self._suspects else ''}. The best model is kept",
+                fl_ctx,
+            )
 
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
         """The site's result, or an error in its place."""
@@ -89,19 +134,26 @@ class ServerGuard(Filter):
             self._note(site, f"a result of round {number}, which is over", fl_ctx)
             return make_reply(ReturnCode.TASK_RESULT_FILTER_ERROR)
         norms: dict[str, float] = {}
+        own = self._first_steps.get(site)
         try:
             update = self._read(shareable)
             if self.encrypted:
-                fault = fault_of_claims(update, self.limits, self._last)
+                fault = fault_of_claims(update, self.limits, self._last, own)
             else:
                 shapes = _shapes(fl_ctx.get_prop(AppConstants.GLOBAL_MODEL)[ModelLearnableKey.WEIGHTS])
-                fault, norms = judge(update, shapes, self.limits, self._last)
+                fault, norms = judge(update, shapes, self.limits, self._last, own)
         except ValueError as error:
             fault = str(error)
         if fault:
             self._leave_out({site: fault}, fl_ctx, next(iter(norms.values()), math.nan))
             return make_reply(ReturnCode.TASK_RESULT_FILTER_ERROR)
         self._passed[site] = (update.steps, norms)
+        if poor := poor_metrics(update.metrics, self.limits):
+            self._poor.add(site)
+            self.log_warning(fl_ctx, f"{site} | the received model is bad there: {sorted(poor)}", fire_event=False)
+            dxo = from_shareable(shareable)
+            dxo.set_meta_prop(MetaKey.INITIAL_METRICS, {**update.metrics, **poor})
+            return dxo.update_shareable(shareable)
         return shareable
 
     def _read(self, shareable: Shareable) -> Update:
@@ -112,7 +164,7 @@ class ServerGuard(Filter):
         """
         code = shareable.get_return_code()
         if code != ReturnCode.OK:
-            raise ValueError(str(shareable.get_header(_REASON, f"the site reports {code}"))[:500])
+            raise ValueError(one_line(shareable.get_header(_REASON, f"the site reports {code}")))
         dxo = from_shareable(shareable)
         encrypted = dxo.get_meta_prop(MetaKey.PROCESSED_ALGORITHM) is not None
         if encrypted != self.encrypted:
@@ -120,7 +172,7 @@ class ServerGuard(Filter):
         return _update(dxo, self.expected_data_kind)
 
     def _note(self, site: str, reason: str, fl_ctx: FLContext, norm: float = math.nan) -> None:
-        number = fl_ctx.get_prop(AppConstants.CURRENT_ROUND)
+        number, reason = fl_ctx.get_prop(AppConstants.CURRENT_ROUND), one_line(reason)
         self.log_error(fl_ctx, f"{site} | round {number} | left out: {reason}", fire_event=False)
         record = {"round": number, "site": site, "reason": reason, "norm": norm if math.isfinite(norm) else None}
         folder = Path(fl_ctx.get_engine().get_workspace().get_run_dir(fl_ctx.get_job_id()))

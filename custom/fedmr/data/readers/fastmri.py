@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from fedmr.data.images import Image
 from fedmr.data.readers import Found, Scan, contrast_of
+from fedmr.data.readers.hdf5_content import check_companions, check_own
 from fedmr.utils.errors import DataError
 
 SUFFIXES = (".h5", ".hdf5")
@@ -115,6 +116,7 @@ def _opened(path: Path, *, masked: bool) -> Iterator[h5py.File]:
 
 
 def _check_layout(handle: h5py.File, path: Path) -> None:
+    check_own(handle, path)
     kspace = handle.get("kspace")
     if not isinstance(kspace, h5py.Dataset):
         held = ", ".join(sorted(handle)) or "nothing"
@@ -130,6 +132,7 @@ def _check_layout(handle: h5py.File, path: Path) -> None:
             f"{path}: kspace has shape {kspace.shape}, {kspace.size * 8 / 2**30:.0f} GiB, too much for this machine's "
             "memory. Split it by slices"
         )
+    check_companions(handle, path)
 
 
 def _mask(handle: h5py.File, path: Path) -> NDArray[np.bool_] | None:
