@@ -2,6 +2,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import rankdata
 from torch import nn
 
 from fedmr.audit.membership import auc, membership
@@ -28,6 +29,15 @@ def test_auc_is_the_share_of_pairs_in_order(members, others):
     pairs = [(m > o) + 0.5 * (m == o) for m in members for o in others]
     expected = sum(pairs) / len(pairs)
     assert auc(torch.tensor(members).float(), torch.tensor(others).float()) == pytest.approx(expected)
+
+
+@given(st.integers(0, 2**31), st.integers(1, 300), st.integers(1, 300))
+def test_auc_is_that_of_rank_sums_to_the_last_shown_digit(seed, n_members, n_others):
+    generator = torch.Generator().manual_seed(seed)
+    members, others = torch.randn(n_members, generator=generator), torch.randn(n_others, generator=generator)
+    ranks = torch.as_tensor(rankdata(torch.cat([members, others]).numpy()))
+    smaller = ranks[:n_members].sum() - n_members * (n_members + 1) / 2
+    assert auc(members, others) == pytest.approx(float(smaller / (n_members * n_others)), abs=1e-12)
 
 
 def test_scores_of_nobody_are_refused():

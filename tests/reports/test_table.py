@@ -1,6 +1,7 @@
 import io
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +12,8 @@ from rich.console import Console
 from fedmr.aggregation.guard import REJECTIONS
 from fedmr.nets import build
 from fedmr.reports.pictures import comparison_image, draw
-from fedmr.reports.table import table
-from fedmr.runs.run import FINAL_MODEL, RunError, best_round, read_figures, read_rounds, summarise
+from fedmr.reports.table import labels_of, table
+from fedmr.runs.run import FINAL_MODEL, METHODS, RunError, best_round, read_figures, read_rounds, summarise
 from fedmr.tasks.patches import load_volumes
 
 SITES = ("site-1", "site-2")
@@ -137,5 +138,14 @@ def test_comparison_image_holds_four_tiles_of_the_middle_slice(site, task, tmp_p
     window = np.percentile(reference.numpy(), 99.9)
     expected = (reference.clamp(0, window) * (255 / window)).round().to(torch.uint8).numpy()
     assert np.abs(image[0, :, 3 * width :].astype(int) - expected).max() <= 1
-    draw(dict.fromkeys(SITES, image[0]), summarise({s: site_figures(30.0) for s in SITES}), tmp_path / "c.png")
+    draw(dict.fromkeys(SITES, image[0]), summarise({s: site_figures(30.0) for s in SITES}), tmp_path / "c.png", METHODS)
     assert Image.open(tmp_path / "c.png").size[0] > 1000
+
+
+def test_the_picture_names_the_network_of_the_run(task, tmp_path, monkeypatch):
+    titles = []
+    monkeypatch.setattr("matplotlib.axes.Axes.set_title", lambda axis, text, **_: titles.append(text))
+    labels = labels_of(replace(task, network={**task.network, "name": "unet"}))
+    image = np.tile(np.arange(64, dtype=np.uint8), (64, 4))
+    draw({"site-1": image}, summarise({"site-1": site_figures(30.0)}), tmp_path / "c.png", labels)
+    assert titles == ["site-1", "low resolution", "zero-filled, 30.00 dB", "U-Net, 31.00 dB", "reference"]

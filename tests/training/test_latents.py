@@ -51,6 +51,16 @@ def test_principal_components_do_not_depend_on_rotation_or_origin(seed, width):
     np.testing.assert_allclose(first, second, atol=1e-3)
 
 
+@pytest.mark.parametrize("shape", [(30, 6), (6, 30), (2, 2), (400, 64)])
+def test_principal_components_are_those_of_the_singular_values_to_the_last_shown_digit(shape):
+    points = np.random.default_rng(0).normal(3, 2, shape).astype(np.float32)
+    centred = points.astype(np.float64) - points.mean(axis=0, dtype=np.float64)
+    left, strengths, _ = np.linalg.svd(centred, full_matrices=False)
+    expected = left[:, :2] * strengths[:2]
+    largest = expected[np.abs(expected).argmax(axis=0), np.arange(2)]
+    np.testing.assert_allclose(pca(points), expected * np.where(largest < 0, -1, 1), atol=1e-10)
+
+
 def test_principal_components_are_the_directions_of_most_variance():
     rng = np.random.default_rng(0)
     points = (rng.normal(size=(5000, 3)) * [1, 5, 2]).astype(np.float32)

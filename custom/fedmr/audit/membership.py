@@ -8,7 +8,7 @@ Watson et al., ICLR 2022, arXiv 2111.08440).
 from collections.abc import Sequence
 
 import torch
-from scipy.stats import rankdata
+from sklearn.metrics import roc_auc_score  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from fedmr.physics.degradation import interpolate
@@ -28,9 +28,8 @@ def auc(members: Tensor, others: Tensor) -> float:
     """
     if not len(members) or not len(others):
         raise ValueError("a membership test needs scores of members and of others")
-    ranks = torch.as_tensor(rankdata(torch.cat([members, others]).numpy()))
-    smaller = ranks[: len(members)].sum() - len(members) * (len(members) + 1) / 2
-    return float(smaller / (len(members) * len(others)))
+    truth = [1] * len(members) + [0] * len(others)
+    return float(roc_auc_score(truth, torch.cat([members, others]).double().numpy()))
 
 
 @torch.no_grad()

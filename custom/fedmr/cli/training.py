@@ -167,5 +167,5 @@ def _draw(images: dict[str, Any], figures: dict[str, Any], picture: Path, task: 
     if task and task.shows_errors:
         draw_errors(images, figures, picture, labels_of(task))
     else:
-        draw(images, figures, picture)
+        draw(images, figures, picture, labels_of(task))
     console.print(f"wrote {picture}")

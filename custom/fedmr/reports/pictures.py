@@ -1,5 +1,6 @@
 """Pictures of a run: one slice per site in four tiles."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +47,14 @@ def latest_images(events: dict[str, Any], tag: str) -> dict[str, np.ndarray[Any,
     return {s: np.asarray(Image.open(BytesIO(i.encoded_image_string)).convert("L")) for s, i in streamed.items()}
 
 
-def draw(images: dict[str, np.ndarray[Any, Any]], figures: Figures, path: Path) -> None:
+def draw(images: dict[str, np.ndarray[Any, Any]], figures: Figures, path: Path, labels: Mapping[str, str]) -> None:
     """Write one row per site: the reference with a box, then the box in the four tiles, enlarged.
 
     Args:
         images: (H, 4*W) tiles of `comparison_image` by site, not empty.
         figures: of the same sites; their PSNR stands over the tiles.
         path: .png to write.
+        labels: names of the methods; the network's is that of the run's task.
     """
     import matplotlib
 
@@ -70,7 +72,7 @@ def draw(images: dict[str, np.ndarray[Any, Any]], figures: Figures, path: Path) 
         for axis, tile, (label, method) in zip(row[1:], tiles, TILES.items(), strict=True):
             axis.imshow(tile[top : top + side, left : left + side], cmap="gray", vmin=0, vmax=255)
             value = f", {figures['sites'][site][method]['psnr']:.2f} dB" if method else ""
-            axis.set_title(label + value, fontsize=9)
+            axis.set_title((labels[method] if method else label) + value, fontsize=9)
     for axis in axes.flat:
         axis.set_axis_off()
     fig.tight_layout(pad=0.8, h_pad=1.2)

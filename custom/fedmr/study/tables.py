@@ -1,12 +1,11 @@
 """Figures of a study: means with their spread over seeds, and differences paired by test volume."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
-from scipy.special import stdtrit
+from scipy.stats import sem, t
 
 from fedmr.study import Arm
 from fedmr.study.results import Row
@@ -81,7 +80,7 @@ def difference(rows: Sequence[Row], others: Sequence[Row], metric: str) -> Diffe
     means = [fmean(values) for values in volumes.values()]
     half = None
     if len(means) > 1:
-        half = float(stdtrit(len(means) - 1, 0.975)) * stdev(means) / math.sqrt(len(means))
+        half = float(t.ppf(0.975, len(means) - 1) * sem(means))
     return Difference(fmean(means), half, len(means), sum(value > 0 for value in means))
 
 

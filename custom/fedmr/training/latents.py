@@ -55,11 +55,12 @@ def pca(points: Points, components: int = 2) -> NDArray[np.float64]:
 
     The sign of each is such that its largest value is positive.
     """
-    centred = points.astype(np.float64) - points.mean(axis=0, dtype=np.float64)
-    left, strengths, _ = np.linalg.svd(centred, full_matrices=False)
-    found = left[:, :components] * strengths[:components]
+    from sklearn.decomposition import PCA  # type: ignore[import-untyped]
+
+    found = PCA(components, svd_solver="full").fit_transform(points.astype(np.float64))
     largest = found[np.abs(found).argmax(axis=0), np.arange(components)]
-    return found * np.where(largest < 0, -1, 1)
+    signed: NDArray[np.float64] = found * np.where(largest < 0, -1, 1)
+    return signed
 
 
 def domain_accuracy(train: Mapping[str, Points], test: Mapping[str, Points]) -> float:
