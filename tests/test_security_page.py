@@ -12,6 +12,6 @@ def test_every_defence_names_tests_that_are_there():
     defences = [row for row in rows if row.startswith("| ") and not row.startswith("| attempt")]
     assert len(defences) > 10
     for row in defences:
-        named = re.findall(r"`((?:\w+/)+test_\w+\.py)`", row.rsplit(" | ", 1)[-1])
+        named = re.findall(r"`tests/((?:\w+/)*test_\w+\.py)`", row.rsplit(" | ", 1)[-1])
         assert named, row
         assert all((ROOT / "tests" / name).is_file() for name in named), row

@@ -86,9 +86,7 @@ def class_paths(node) -> list[str]:
 
 
 def test_the_jobs_name_classes():
-    assert "fedmr.flare.learner.SuperResolutionLearner" in class_paths(
-        read_hocon(ROOT / "jobs/mscan_dp" / CLIENT_CONFIG)
-    )
+    assert "fedmr.flare.learner.SiteLearner" in class_paths(read_hocon(ROOT / "jobs/mscan_dp" / CLIENT_CONFIG))
 
 
 @pytest.mark.parametrize(

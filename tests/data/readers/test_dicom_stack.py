@@ -79,11 +79,6 @@ def _removed(*numbers, slices=9):
     return write
 
 
-def _copied(folder):
-    for path in write_classic(folder):
-        path.with_name(f"copy of {path.name}").write_bytes(path.read_bytes())
-
-
 def _echoes(*times):
     def write(folder):
         uid = generate_uid()
@@ -156,8 +151,6 @@ ERRORS = {
     "every place but one": (_removed(1, 3, 5), "unevenly spaced"),
     "a slice out of place": (_changed(_shifted(2, 1.5)), r"unevenly spaced: its slices are 2\.50 to 5\.50 mm"),
     "a slice shifted in its plane": (_changed(_shifted(0, 3)), r"no straight stack: slices are up to 3\.00 mm off"),
-    "files copied": (_copied, r"has 2 images at each of 5 positions: files are there more than once\. Delete"),
-    "two echoes": (_echoes(20, 80), r"has 2 images at each of 5 positions: echoes at 20\.0, 80\.0 ms\. Split"),
     "two time points": (_echoes(90, 90), "has 2 images at each of 5 positions: stacks, echoes or time points"),
     "one slice twice": (_some_repeated, "has 1 to 2 images at each of 5 positions"),
     "one place": (_every(_set(ImagePositionPatient=[0, 0, 0])), "has 5 images at each of 1 positions"),

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 from pydicom.multival import MultiValue
 from pydicom.tag import Tag
 from pydicom.uid import (
@@ -34,6 +34,8 @@ _TAGS = [
     *("InstanceNumber", "ImagePositionPatient", "ImageOrientationPatient", "Rows", "Columns", "NumberOfFrames"),
     *(tag for tag, _ in DIFFERENCES if not tag[0].isdigit()),
 ]
+# of these damage is found, and its file named, when the series is read
+_LENIENT = ("ImagePositionPatient", "ImageOrientationPatient", "Rows", "Columns")
 _PRIVATE = [tag for tag, _ in DIFFERENCES if tag[0].isdigit()]
 _WANTED = [*map(Tag, _TAGS), *(Tag(int(tag, 16)) for tag in _PRIVATE)]
 _MR = {*(MRImageStorage, EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage, EnhancedMRColorImageStorage)}
@@ -141,7 +143,8 @@ def _read_header(path: Path) -> Header | None:
                 return None
             handle.seek(0)
             header = dcmread(handle, stop_before_pixels=True, specific_tags=_WANTED, force=True)
-        texts = {tag: _text(header.get(tag)) for tag in _TAGS}
+        texts = {tag: _text(header.get(tag)) for tag in _TAGS if tag not in _LENIENT}
+        texts |= {tag: _text_or_nothing(header, tag) for tag in _LENIENT}
         texts |= {tag: _text(header[int(tag, 16)].value) if int(tag, 16) in header else "" for tag in _PRIVATE}
         texts["SOPClassUID"] = texts["SOPClassUID"] or _text(header.file_meta.get("MediaStorageSOPClassUID"))
     except DataError:
@@ -155,6 +158,14 @@ def _read_header(path: Path) -> Header | None:
     if named or start[128:] == b"DICM":
         raise DataError(f"{path} does not say what it is (no SOPClassUID, no Modality). Export it again")
     return None
+
+
+def _text_or_nothing(header: Dataset, tag: str) -> str:
+    """Return an element's value as text, "" for a damaged one."""
+    try:
+        return _text(header.get(tag))
+    except Exception:  # pydicom raises whatever a damaged element leads it to
+        return ""
 
 
 def _text(value: object) -> str:

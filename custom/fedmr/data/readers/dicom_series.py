@@ -123,7 +123,7 @@ def split(files: list[File]) -> list[tuple[str, list[File]]]:
     as places repeat; at last by the order of their numbers, where every place has as many images.
     """
     places = Counter(_place(file) for file in files)
-    if max(places.values()) == 1 or any(_is_multiframe(file) for file in files):
+    if max(places.values()) == 1 or len(places) == 1 or any(_is_multiframe(file) for file in files):
         return [("", files)]
     for tag, word in DIFFERENCES:
         groups = _grouped(files, lambda file, tag=tag: file.header[tag])  # type: ignore[misc]
