@@ -7,6 +7,8 @@ attack). So the site gives few of them, whatever job asks.
 import json
 from pathlib import Path
 
+from fedmr.utils.files import write_atomically
+
 FAILURES_FILE = "fedmr_he_failures.json"  # in the FLARE site's `local` folder
 MOST_FAILURES = 3
 
@@ -41,9 +43,7 @@ class KeyLock:
     def add(self, reason: str) -> None:
         """Enter a refused model, before the refusal is told."""
         content = json.dumps([*self._reasons(), reason], indent=1) + "\n"
-        unfinished = self._path.with_suffix(".tmp")
-        unfinished.write_text(content)
-        unfinished.replace(self._path)
+        write_atomically(self._path, lambda handle: handle.write(content.encode()))
 
     def _reasons(self) -> list[str]:
         try:
