@@ -86,6 +86,14 @@ def card_of_run(run: Path, task: Task) -> Card:
     )
 
 
+def gain_of(card: Card) -> str:
+    """Return the mean gain in PSNR over zero-filling on the volumes of the card, in dB, or "" if it has none."""
+    metrics = card["metrics"]
+    if not {"model", "zero_filled"} <= set(metrics):
+        return ""
+    return f"{metrics['model']['psnr'] - metrics['zero_filled']['psnr']:+.2f}"
+
+
 def task_of(card: Any) -> Task:
     """Return the task of a card read from a file, after checking that the card does not contradict itself.
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from fedmr.checkpoints.card import Card, card_of_run, make_card, task_of
 from fedmr.checkpoints.decrypt import decrypt, encryption_of
+from fedmr.checkpoints.shipped import locate
 from fedmr.federation.render import read_task
 from fedmr.nets import build
 from fedmr.runs.run import find_run
@@ -48,7 +49,7 @@ def load_model(path: Path, job: Path | None = None, context: Path | None = None)
     downloaded job, the final global model is taken, and the card has the run's figures. Nothing in a file is executed.
 
     Args:
-        path: model file or run.
+        path: model file or run, or the name of a model that comes with the package.
         job: job folder or client config, if a file without a card lies elsewhere.
         context: a site's client_context.tenseal, for an encrypted model.
 
@@ -58,6 +59,7 @@ def load_model(path: Path, job: Path | None = None, context: Path | None = None)
             model without the context that it takes.
         RunError: an incomplete run.
     """
+    path = locate(path)
     if path.is_dir():
         file = find_run(path) / "app_server" / "FL_global_model.pt"
         task = build_task(read_task(job or file.parent))
@@ -104,8 +106,6 @@ def _card(content: dict[str, Any], path: Path, job: Path | None) -> Any:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; give a model file such as FL_global_model.pt")
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:

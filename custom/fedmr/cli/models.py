@@ -7,13 +7,17 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import MofNCompleteColumn, Progress
+from rich.table import Table
 
 console = Console()
 
 
 def infer(
     model: Annotated[
-        Path, typer.Argument(help="Model file of FLARE, `fedmr train` or `fedmr export`, or a whole run.")
+        Path,
+        typer.Argument(
+            help="Model of the package, e.g. mscan-x2, model file of FLARE, `fedmr train` or `fedmr export`, or a run."
+        ),
     ],
     source: Annotated[
         Path, typer.Argument(metavar="INPUT", help="NIfTI, DICOM series or raw k-space (HDF5), or a folder of them.")
@@ -97,6 +101,29 @@ def card(
     from fedmr.checkpoints.model_file import load_model
 
     console.print(describe(load_model(model, job).card), markup=False, highlight=False, soft_wrap=True)
+
+
+def models() -> None:
+    """List the models that come with FedMR; `fedmr card NAME` says all of one."""
+    from fedmr.checkpoints.card import gain_of
+    from fedmr.checkpoints.model_file import load_model
+    from fedmr.checkpoints.shipped import shipped_models
+    from fedmr.nets import count_parameters
+
+    view = Table("name", "made for", "weights", "sites", "test volumes", "gain (dB)", title="models of the package")
+    for name, path in shipped_models().items():
+        model = load_model(path)
+        card = model.card
+        view.add_row(
+            name,
+            f"{model.task.purpose} x{card.get('scale', 1)}",
+            f"{count_parameters(model.net):,}",
+            str(card["training"].get("sites", "")),
+            str(card["metrics"].get("n_volumes", "")),
+            gain_of(card),
+        )
+    console.print(view)
+    console.print("`fedmr infer NAME INPUT OUTPUT` applies one; the gain is over zero-filling, in the mean.")
 
 
 def audit(
