@@ -6,7 +6,17 @@ import torch
 from monai.metrics.regression import PSNRMetric, SSIMMetric
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from fedmr.metrics import mean_metrics, nmse, psnr, psnr_foreground, sharpness, ssim, volume_metrics
+from fedmr.metrics import (
+    METRICS,
+    VOLUME_METRICS,
+    mean_metrics,
+    nmse,
+    psnr,
+    psnr_foreground,
+    sharpness,
+    ssim,
+    volume_metrics,
+)
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +118,25 @@ def test_blur_lowers_sharpness_and_its_scale_does_not(volumes):
     blurred = torch.nn.functional.avg_pool2d(reference, 3, stride=1, padding=1)
     assert sharpness(blurred, reference) < 0.8
     assert sharpness(700 * blurred, 700 * reference) == pytest.approx(sharpness(blurred, reference), rel=1e-4)
+
+
+def test_the_table_of_metrics_computes_what_its_functions_do_within_its_bounds():
+    generator = torch.Generator().manual_seed(1)
+    reference = torch.rand(2, 24, 24, generator=generator)
+    prediction = reference + 0.1 * torch.rand(2, 24, 24, generator=generator)
+    assert volume_metrics(prediction, reference) == {
+        n: METRICS[n].function(prediction, reference) for n in VOLUME_METRICS
+    }
+    for scale in (1e-3, 1.0, 1e12):
+        for name, metric in METRICS.items():
+            low, high = metric.bounds
+            assert low <= metric.function(scale * prediction, reference) <= high, (name, scale)
+
+
+def test_a_metrics_better_direction_is_that_of_the_better_image():
+    reference = torch.rand(2, 24, 24, generator=torch.Generator().manual_seed(1))
+    noise = torch.rand(2, 24, 24, generator=torch.Generator().manual_seed(2))
+    for name, metric in METRICS.items():
+        if metric.higher_is_better is not None:
+            better, worse = (metric.function(reference + share * noise, reference) for share in (0.1, 0.4))
+            assert (better > worse) is metric.higher_is_better, name

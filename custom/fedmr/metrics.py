@@ -8,6 +8,8 @@ and use_sample_covariance=False), mean over slices.
 """
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -87,12 +89,7 @@ def ssim(prediction: Tensor, reference: Tensor, batch: int = 2) -> float:
 
 def volume_metrics(prediction: Tensor, reference: Tensor) -> dict[str, float]:
     """All metrics of one volume (S, H, W): psnr and psnr_foreground in dB, ssim, nmse."""
-    return {
-        "psnr": psnr(prediction, reference),
-        "ssim": ssim(prediction, reference),
-        "nmse": nmse(prediction, reference),
-        "psnr_foreground": psnr_foreground(prediction, reference),
-    }
+    return {name: METRICS[name].function(prediction, reference) for name in VOLUME_METRICS}
 
 
 def mean_metrics(rows: list[dict[str, float]]) -> dict[str, float]:
@@ -118,3 +115,43 @@ def sharpness(prediction: Tensor, reference: Tensor) -> float:
 def _gradient_magnitude(volume: Tensor) -> Tensor:
     rows, columns = torch.gradient(volume.float(), dim=(1, 2))
     return torch.hypot(rows, columns)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric as it is computed, checked and shown.
+
+    Attributes:
+        label: in tables, without the unit.
+        unit: empty if it has none.
+        higher_is_better: direction; None where neither end is.
+        bounds: smallest and largest value that a measurement can have; one from elsewhere beyond them is refused.
+        digits: decimals in tables.
+        function: prediction and reference (S, H, W) to the value.
+    """
+
+    label: str
+    unit: str
+    higher_is_better: bool | None
+    bounds: tuple[float, float]
+    digits: int
+    function: Callable[[Tensor, Tensor], float]
+
+    @property
+    def title(self) -> str:
+        """Label with the unit in parentheses."""
+        return f"{self.label} ({self.unit})" if self.unit else self.label
+
+
+# 200 dB is beyond float32's rounding, -300 dB a model that has diverged by 15 orders of magnitude
+_DECIBEL = (-300.0, 200.0)
+_ERROR = (0.0, 1e36)  # NMSE at -300 dB of a volume whose mean square is a millionth of its squared maximum
+# by name, as in messages and files; the one place where a metric is listed
+METRICS = {
+    "psnr": Metric("PSNR", "dB", True, _DECIBEL, 2, psnr),
+    "ssim": Metric("SSIM", "", True, (-1.0, 1.0), 4, ssim),
+    "nmse": Metric("NMSE", "", False, _ERROR, 4, nmse),
+    "psnr_foreground": Metric("PSNR of foreground", "dB", True, _DECIBEL, 2, psnr_foreground),
+    "sharpness": Metric("sharpness", "", None, (0.0, 1e18), 3, sharpness),
+}
+VOLUME_METRICS = ("psnr", "ssim", "nmse", "psnr_foreground")  # of every evaluation; these alone leave a site

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fedmr.metrics import METRICS
 from fedmr.nets import build, count_parameters
 from fedmr.study.files import StudyError, only_one, read_yaml
 from fedmr.study.grid import read_study
-from fedmr.study.results import FILE, METRICS, Results, columns, read_rows
+from fedmr.study.results import FILE, Results, columns, read_rows
 from fedmr.study.tables import difference, rows_of, seen, spread
 from phantoms import write_site
 from simulator import ROOT

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fedmr.metrics import METRICS
 from fedmr.study.files import StudyError, write_plan
 from fedmr.study.grid import read_study
 from fedmr.study.report import is_study, write_report
-from fedmr.study.results import METRICS, PANEL, RUN, Results, columns, read_rows
+from fedmr.study.results import PANEL, RUN, Results, columns, read_rows
 from fedmr.study.timing import FILE, equalise
 from phantoms import phantom, write_site
 from simulator import ROOT

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fedmr.metrics import METRICS
 from fedmr.study.alignment import alignment_table, draw_alignment, read_alignments
-from fedmr.study.results import LATENTS, METRICS
+from fedmr.study.results import LATENTS
 from fedmr.study.targets import find_targets, target_tables
 
 SITES = ("site-1", "site-2", "site-3")

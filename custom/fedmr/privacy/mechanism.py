@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedmr.metrics import VOLUME_METRICS
 from fedmr.utils.errors import UnsafeError
 
 Vector = NDArray[np.float64]
 Update = dict[str, NDArray[Any]]
 Protection = Callable[[Vector, int], Vector]  # an update and its number of steps to what is sent
 
-METRICS = ("psnr", "ssim", "nmse", "psnr_foreground")
 SUBJECTS = ("model", "personal", "zero_filled", "interpolated")
 # more than a float64 norm is off: n * 2^-53 for up to 9 million values
 _ROUNDING = 1e-9
@@ -137,8 +137,8 @@ def public_metrics(metrics: Mapping[str, Any], min_volumes: int = 1) -> dict[str
 
 
 def _public(name: str, value: object) -> float:
-    if name not in METRICS or isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
-        raise UnsafeError(f"{str(name)[:40]!r} is no known metric with a number; known are {', '.join(METRICS)}")
+    if name not in VOLUME_METRICS or isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+        raise UnsafeError(f"{str(name)[:40]!r} is no known metric with a number; known are {', '.join(VOLUME_METRICS)}")
     if not math.isfinite(float(value)):
         raise UnsafeError(f"metric {name} is {float(value)}")
     return float(f"{float(value):.{DIGITS}g}")

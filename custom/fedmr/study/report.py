@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedmr.metrics import METRICS
 from fedmr.runs.run import METHODS
 from fedmr.study import Arm
 from fedmr.study.alignment import alignment_table, draw_alignment, read_alignments
@@ -17,13 +18,6 @@ from fedmr.study.results import FILE, Row, read_rows
 from fedmr.study.tables import NONE, cost, difference, markdown, rows_of, seen, spread, text_of
 from fedmr.study.targets import find_targets, target_tables
 
-_METRICS = {
-    "psnr": ("PSNR (dB)", 2),
-    "ssim": ("SSIM", 4),
-    "nmse": ("NMSE", 4),
-    "psnr_foreground": ("PSNR of foreground", 2),
-    "sharpness": ("sharpness", 3),
-}
 _NOTES = """\
 Figures are per volume, range = volume maximum, then mean over volumes and over sites; ± is the standard deviation
 over seeds. A site in parentheses was left out of training. Sharpness is the mean gradient magnitude at the reference's
@@ -159,11 +153,11 @@ def _metric_table(lines: list[Line], rows: list[Row]) -> str:
     body = []
     for method in _baselines(rows):
         own = seen(row for row in rows if row["method"] == method)
-        body.append([METHODS[method], *(_once(own, metric, decimals) for metric, (_, decimals) in _METRICS.items())])
+        body.append([METHODS[method], *(_once(own, name, metric.digits) for name, metric in METRICS.items())])
     for line in lines:
-        found = {metric: spread(seen(line.rows), metric) for metric in _METRICS}
-        body.append([line.label, *(text_of(found[metric], decimals) for metric, (_, decimals) in _METRICS.items())])
-    return markdown(["mean of seen sites", *(title for title, _ in _METRICS.values())], body)
+        found = {metric: spread(seen(line.rows), metric) for metric in METRICS}
+        body.append([line.label, *(text_of(found[name], metric.digits) for name, metric in METRICS.items())])
+    return markdown(["mean of seen sites", *(metric.title for metric in METRICS.values())], body)
 
 
 def _difference_table(lines: list[Line], baseline: str) -> str:

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from fedmr.metrics import METRICS
 from fedmr.study import Cell
 from fedmr.study.files import StudyError
 from fedmr.utils.files import write_atomically
 
 Row = dict[str, str]
 
-METRICS = ("psnr", "ssim", "nmse", "psnr_foreground", "sharpness")
 # method: zero_filled, interpolated, or whose network it is: global, personal (beside a global one), local (alone),
 # elsewhere (local, on the volume of another site that trained alone);
 # model_of: sites it was trained on; seen: whether the volume's site is one of them

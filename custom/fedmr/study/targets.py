@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fedmr.metrics import METRICS
 from fedmr.runs.run import METHODS
 from fedmr.study.results import Row
 from fedmr.study.tables import Spread, difference, markdown, spread, text_of
 
-_METRICS = {"psnr": ("PSNR (dB)", 2), "ssim": ("SSIM", 4), "nmse": ("NMSE", 4)}
+_SHOWN = ("psnr", "ssim", "nmse")
 _MODELS = ("global", "local", "elsewhere")
 
 
@@ -47,7 +48,8 @@ def find_targets(rows: Sequence[Row], plan: Mapping[str, Any]) -> Targets | None
 def target_tables(targets: Targets) -> str:
     """Return every metric by method and target, mean and spread over seeds, and the differences from the baseline."""
     parts = ["## Sites that were left out of training"]
-    for metric, (title, decimals) in _METRICS.items():
+    for metric in _SHOWN:
+        title, decimals = METRICS[metric].title, METRICS[metric].digits
         body = []
         for method, label in METHODS.items():
             own = [row for row in targets.without if row["method"] == method]

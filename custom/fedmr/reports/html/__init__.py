@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedmr.aggregation.guard import read_rejections
+from fedmr.metrics import METRICS
 from fedmr.reports.cross_site import Matrix, is_cross_site, read_matrix, trained_alone
 from fedmr.reports.html import sections
 from fedmr.runs import facts
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 BEST_MODEL = "SRV_best_FL_global_model.pt"
-_METRICS = (("psnr", "PSNR", "dB", 2), ("ssim", "SSIM", "", 4), ("nmse", "NMSE", "", 4))  # key, title, unit, decimals
+_SHOWN = ("psnr", "ssim", "nmse")
+_METRICS = tuple((name, METRICS[name].label, METRICS[name].unit, METRICS[name].digits) for name in _SHOWN)
 
 
 def write_html(run: Path, path: Path) -> None:
