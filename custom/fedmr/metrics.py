@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-FOREGROUND = 0.05  # fraction of the reference maximum above which a voxel counts as foreground
+FOREGROUND = 0.05  # fraction of a volume's maximum above which a voxel counts as foreground
 _EDGES = 0.1  # share of the foreground voxels that are edges
 _WINDOW, _SIGMA, _K1, _K2 = 11, 1.5, 0.01, 0.03
 
@@ -40,6 +40,18 @@ def _decibel(mean_squared_error: float, data_range: float) -> float:
     return 10 * math.log10(data_range**2 / mean_squared_error)
 
 
+def foreground(volume: Tensor, top: float | None = None) -> Tensor:
+    """Return the foreground of a volume (S, H, W), bool (S, H, W): voxels above `FOREGROUND` times `top`.
+
+    The one definition for metrics, samplers and preflight.
+
+    Args:
+        volume: magnitudes >= 0, in any unit.
+        top: the intensity that counts as full, in the same unit; the volume's maximum if not given.
+    """
+    return volume > FOREGROUND * (float(volume.max()) if top is None else top)
+
+
 def psnr(prediction: Tensor, reference: Tensor) -> float:
     """Peak signal-to-noise ratio of the whole volume in dB; infinite for identical volumes."""
     data_range = _check(prediction, reference)
@@ -49,7 +61,7 @@ def psnr(prediction: Tensor, reference: Tensor) -> float:
 def psnr_foreground(prediction: Tensor, reference: Tensor) -> float:
     """PSNR over voxels whose reference exceeds `FOREGROUND` times the volume's maximum, in dB."""
     data_range = _check(prediction, reference)
-    inside = reference > FOREGROUND * data_range
+    inside = foreground(reference, data_range)
     return _decibel(float((prediction - reference)[inside].double().square().mean()), data_range)
 
 
@@ -106,7 +118,7 @@ def sharpness(prediction: Tensor, reference: Tensor) -> float:
     """
     data_range = _check(prediction, reference)
     expected, found = _gradient_magnitude(reference), _gradient_magnitude(prediction)
-    inside = reference > FOREGROUND * data_range
+    inside = foreground(reference, data_range)
     threshold = float(np.quantile(expected[inside].cpu().numpy(), 1 - _EDGES))
     edges = inside & (expected >= threshold)
     return float(found[edges].double().mean() / expected[edges].double().mean())

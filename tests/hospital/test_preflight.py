@@ -67,8 +67,8 @@ def change_voxels(change, number=0):
     return spoil
 
 
-def spike(voxels):
-    voxels[20, 20, 2] = 30000
+def spike(voxels, height=30000):
+    voxels[20, 20, 2] = height
     return voxels
 
 
@@ -162,7 +162,13 @@ SPOILS = {
         {"patch": "fail", "training": "fail"},
         "slices of 22 x 22 voxels; 26 are needed",
     ),
-    "spike": (change_voxels(spike), {"intensities": "warn"}, "sub-0_T1w.nii.gz: maximum is"),
+    # training takes the spike for the maximum and leaves out slices that are dark beside it: both are said
+    "spike": (
+        change_voxels(spike),
+        {"slices": "warn", "intensities": "warn"},
+        "sub-0_T1w.nii.gz: 4 of 5 slices\nleave out these scans, mend those whose intensities are noted below",
+    ),
+    "faint spike": (change_voxels(lambda v: spike(v, 12000)), {"intensities": "warn"}, "sub-0_T1w.nii.gz: maximum is"),
     "saturation": (change_voxels(lambda v: np.minimum(v, 500)), {"intensities": "warn"}, "(saturated)"),
     "lost slice": (change_voxels(lose_a_slice), {"intensities": "warn"}, "constant slices between others: 1"),
     "other unit": (change_voxels(lambda v: 15.0 * v), {"contrasts": "warn"}, "sub-0_T1w.nii.gz: foreground median"),

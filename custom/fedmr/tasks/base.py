@@ -159,6 +159,10 @@ class Task(ABC):
         """
 
     @abstractmethod
+    def usable_slices(self, images: Tensor) -> Tensor:
+        """Return which slices of a scan (S, H, W), in any unit, the sampler takes for training, bool (S,)."""
+
+    @abstractmethod
     def restore(self, net: nn.Module, volume: Any) -> Tensor:
         """Return the network's result for a volume, (S, H, W) float32, values >= 0."""
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from fedmr.data.datalist import read_entries
 from fedmr.data.splits import SPLITS
 from fedmr.data.volumes import normalisation, read_volume
-from fedmr.metrics import FOREGROUND
+from fedmr.metrics import foreground
 from fedmr.physics.degradation import Degradation, Grid, degrade, low_size
 from fedmr.utils.errors import DataError
 
@@ -41,6 +41,8 @@ class PatchSettings(Protocol):
     def seed(self) -> int: ...
     @property
     def smallest_side(self) -> int: ...
+    @property
+    def least_foreground(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,35 @@ def load_volumes(folder: Path, task: PatchSettings, splits: tuple[str, ...] = SP
     return volumes
 
 
+def patch_corners(inside: Tensor, task: PatchSettings, height: int, width: int) -> Tensor:
+    """Return flat LR indices (K,) int32 of patch corners whose LR and HR patch, flipped or not, lie in the slice.
+
+    Args:
+        inside: bool (h, w), the foreground of an LR slice.
+        task: patch size and scale.
+        height, width: of the HR slice.
+    """
+    p, s = task.patch_size, task.scale
+    share = F.avg_pool2d(inside.float()[None, None], p, stride=1)[0, 0]
+    # row 0 and column 0 are left out: a flipped patch needs the s-1 HR pixels before its corner
+    good = share[1 : (height // s) - p + 1, 1 : (width // s) - p + 1] >= MIN_FOREGROUND
+    y, x = good.nonzero(as_tuple=True)
+    return ((y + 1) * low_size(width, s) + x + 1).int()
+
+
+def usable_slices(hr: Tensor, task: PatchSettings) -> Tensor:
+    """Return whether `PatchSampler` takes each slice of a volume (S, H, W) in any unit, bool (S,).
+
+    A volume whose slices hold no patch is refused in training by its size; here its foreground alone is asked.
+    """
+    height, width = hr.shape[1:]
+    if min(height, width) < task.smallest_side:
+        return foreground(hr).sum(dim=(1, 2)) >= task.least_foreground
+    lr = degrade(hr, task.scale, task.degradation)
+    marked = foreground(lr / normalisation(lr))  # divided as in `load_volumes`, for the same rounding
+    return torch.tensor([len(patch_corners(inside, task, height, width)) > 0 for inside in marked])
+
+
 class PatchSampler:
     """Batches of augmented, aligned patch pairs from the training slices of a site.
 
@@ -106,10 +137,9 @@ class PatchSampler:
         lr, hr, corners, rows = [], [], [], []
         lr_offset = hr_offset = corner_offset = 0
         for volume in volumes:
-            threshold = FOREGROUND * float(volume.lr.max())
             (height, width), (low_height, low_width) = volume.hr.shape[1:], volume.lr.shape[1:]
-            for hr_slice, lr_slice in zip(volume.hr, volume.lr, strict=True):
-                valid = self._corners(lr_slice > threshold, height, width)
+            for hr_slice, lr_slice, inside in zip(volume.hr, volume.lr, foreground(volume.lr), strict=True):
+                valid = patch_corners(inside, task, height, width)
                 if len(valid) == 0:
                     continue
                 rows.append((lr_offset, low_width, hr_offset, width, corner_offset, len(valid)))
@@ -127,15 +157,6 @@ class PatchSampler:
         self.lr, self.hr = torch.cat(lr).to(self.device), torch.cat(hr).to(self.device)
         self.corners = torch.cat(corners).to(self.device)
         self.table = torch.tensor(rows, device=self.device)
-
-    def _corners(self, foreground: Tensor, height: int, width: int) -> Tensor:
-        """Flat LR indices (int32) of patch corners whose LR and HR patch, flipped or not, lie in the slice."""
-        p, s = self.task.patch_size, self.task.scale
-        share = F.avg_pool2d(foreground.float()[None, None], p, stride=1)[0, 0]
-        # row 0 and column 0 are left out: a flipped patch needs the s-1 HR pixels before its corner
-        good = share[1 : (height // s) - p + 1, 1 : (width // s) - p + 1] >= MIN_FOREGROUND
-        y, x = good.nonzero(as_tuple=True)
-        return ((y + 1) * low_size(width, s) + x + 1).int()
 
     @property
     def n_slices(self) -> int:

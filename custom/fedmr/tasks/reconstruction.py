@@ -14,7 +14,7 @@ from fedmr.data.splits import SPLITS
 from fedmr.physics.coils import KspaceNetwork, crop_or_pad, reconstruct_zero_filled
 from fedmr.physics.masks import make_mask
 from fedmr.tasks.base import Task
-from fedmr.tasks.slices import MIN_SIGNAL, KspaceVolume, SliceSampler, load_volumes
+from fedmr.tasks.slices import MIN_SIGNAL, KspaceVolume, SliceSampler, load_volumes, usable_slices
 from fedmr.utils.validation import Count, Flag, settings
 
 _EVALUATION_PIXELS = 2**16  # per forward pass
@@ -84,6 +84,10 @@ class ReconstructionTask(Task):
     def sampler(self, volumes: Sequence[KspaceVolume], device: torch.device | str = "cpu") -> SliceSampler:
         """Make batches of slices, each under a fresh mask."""
         return SliceSampler([v for v in volumes if v.split == "train"], self, device)
+
+    def usable_slices(self, images: Tensor) -> Tensor:
+        """Return which slices (S, H, W) show enough to train on, bool (S,); see `slices.usable_slices`."""
+        return usable_slices(images, self)
 
     def restore(self, net: nn.Module, volume: KspaceVolume) -> Tensor:
         """Reconstruct a volume under its own mask, at full size: (S, H, W) float32 on the CPU, values >= 0."""

@@ -19,7 +19,7 @@ from fedmr.data.datalist import read_datalist, read_entries
 from fedmr.data.images import read_nifti
 from fedmr.data.splits import SPLITS
 from fedmr.data.volumes import normalisation, read_volume
-from fedmr.metrics import FOREGROUND
+from fedmr.metrics import foreground
 from fedmr.physics.coils import crop_or_pad, reconstruct_zero_filled, statistics
 from fedmr.physics.degradation import fft2c
 from fedmr.physics.masks import Mask, make_mask, seed_of
@@ -150,6 +150,11 @@ def _reference(path: Path, shape: tuple[int, ...]) -> Tensor:
     return torch.stack(pictures)
 
 
+def usable_slices(reference: Tensor, task: SliceSettings) -> Tensor:
+    """Return whether `SliceSampler` takes each slice of a volume (S, H, W) in any unit, bool (S,)."""
+    return foreground(reference, normalisation(reference)).sum(dim=(1, 2)) >= task.least_foreground
+
+
 class SliceSampler:
     """Batches of standardised zero-filled and reference slices, with a fresh mask for every slice and epoch.
 
@@ -167,8 +172,7 @@ class SliceSampler:
         self.task, self.device = task, torch.device(device)
         self.slices: list[tuple[KspaceVolume, int]] = []
         for volume in volumes:
-            foreground = (volume.reference > FOREGROUND * normalisation(volume.reference)).sum(dim=(1, 2))
-            self.slices += [(volume, int(n)) for n in (foreground >= task.least_foreground).nonzero()]
+            self.slices += [(volume, int(n)) for n in usable_slices(volume.reference, task).nonzero()]
         if not self.slices:
             raise DataError(
                 f"no slice of {len(volumes)} training volumes holds {task.least_foreground:.0f} foreground voxels; "

@@ -13,7 +13,7 @@ from fedmr.data.splits import SPLITS
 from fedmr.physics.degradation import GRID_OF, Degradation, Grid, interpolate, zero_filled, zero_filled_acquisition
 from fedmr.tasks.base import Task
 from fedmr.tasks.dp_settings import DpSgd
-from fedmr.tasks.patches import MIN_FOREGROUND, PatchSampler, Volume, load_volumes
+from fedmr.tasks.patches import MIN_FOREGROUND, PatchSampler, Volume, load_volumes, usable_slices
 from fedmr.tasks.poisson_sampling import UnitSampler
 from fedmr.utils.validation import Count, settings
 
@@ -142,6 +142,10 @@ class SuperResolutionTask(Task):
         """Make batches of patches, or steps of whole units if the task has `dp_sgd`."""
         training = [v for v in volumes if v.split == "train"]
         return UnitSampler(training, self, device) if self.dp_sgd else PatchSampler(training, self, device)
+
+    def usable_slices(self, images: Tensor) -> Tensor:
+        """Return which slices (S, H, W) hold a patch to train on, bool (S,); see `patches.usable_slices`."""
+        return usable_slices(images, self)
 
     def restore(self, net: nn.Module, volume: Volume) -> Tensor:
         """Super-resolve a volume's LR slices, (S, H, W), values >= 0."""

@@ -84,7 +84,8 @@ def slices(site: Site) -> Check:
     few = [f"{s.image}: {s.usable} of {s.shape[0]} slices" for s in site.scans if s.usable < MIN_SLICES]
     few = [f"fewer than {MIN_SLICES} slices with enough foreground: {some(few)}"] if few else []
     good = ", ".join(f"{split} {usable[split]}" for split in SPLITS if split in usable) + " with enough foreground"
-    return judge("slices", good, "leave out these scans, or take a task of smaller patches", fails=empty, warns=few)
+    remedy = "leave out these scans, mend those whose intensities are noted below, or take a task of smaller patches"
+    return judge("slices", good, remedy, fails=empty, warns=few)
 
 
 def patch(site: Site) -> Check:

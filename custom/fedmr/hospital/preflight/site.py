@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from nibabel.affines import obliquity
 from numpy.typing import NDArray
 
@@ -50,7 +51,7 @@ class Scan:
         peak: maximum over 99.9th percentile.
         clipped: share of the foreground that has exactly the maximum, but for one voxel, which must have it.
         negative: share of voxels below 0, which are read as 0.
-        usable: number of slices with foreground enough for a training patch.
+        usable: number of slices that the task trains on, or would if the scan were in the training split.
         gaps: number of constant slices between others.
     """
 
@@ -161,7 +162,7 @@ def _intensities(stack: NDArray[np.float32], task: Task) -> dict[str, Any]:
         "median": float(foreground[len(foreground) // 2]),
         "peak": top / high,
         "clipped": (values.size - 1 - int(np.searchsorted(values, top))) / len(foreground),
-        "usable": int(((flat > threshold).sum(axis=1) >= task.least_foreground).sum()),
+        "usable": int(task.usable_slices(torch.from_numpy(stack)).sum()),
         "gaps": int(np.ptp(filled)) + 1 - len(filled) if len(filled) else 0,
     }
 
