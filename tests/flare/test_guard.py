@@ -14,7 +14,7 @@ from nvflare.apis.shareable import make_reply
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 
-from fedmr.aggregation.guard import read_rejections
+from fedmr.aggregation.guard import evaluating_sites, read_rejections
 from fedmr.federation.resume import rounds_done
 from fedmr.flare.guard import ServerGuard, SiteGuard
 from server import Server
@@ -310,3 +310,39 @@ def test_a_sites_own_failure_passes_its_guard():
 def test_a_guard_that_cannot_be_is_refused_when_the_job_starts(arguments):
     with pytest.raises(ValueError, match="guard: "):
         ServerGuard(*arguments)
+
+
+def evaluates():
+    return make_reply(ReturnCode.TASK_UNSUPPORTED)
+
+
+@pytest.mark.parametrize("min_sites", [3, 1000])
+def test_a_site_that_only_evaluates_is_no_fault_and_is_named_once(tmp_path, min_sites):
+    alone = {"site-2": dict.fromkeys(range(3), evaluates)}
+    server, model = serve(tmp_path / "a", alone, rounds=3, min_sites=min_sites)
+    others = [site for site in SITES if site != "site-2"]
+    _, expected = serve(tmp_path / "b", {}, rounds=3, sites=others)
+    assert server.panic is None
+    assert same(model, expected)
+    (record,) = read_rejections(server.run_folder)
+    assert (record["round"], record["site"]) == (0, "site-2")
+    assert evaluating_sites([record]) == {"site-2"}
+
+
+def test_sites_that_say_that_they_only_evaluate_leave_no_model_to_a_single_one(tmp_path):
+    alone = {site: {0: evaluates} for site in SITES[1:]}
+    server, _ = serve(tmp_path, alone, min_sites=2)
+    assert "needs 2" in server.panic
+
+
+def test_the_round_goes_by_the_validation_of_the_sites_that_have_it(tmp_path):
+    def no_validation():
+        reply = update("site-2", 1)
+        reply["DXO"]["meta"][MetaKey.INITIAL_METRICS] = {"n_volumes": 0}
+        return reply
+
+    server, _ = serve(tmp_path, {"site-2": {1: no_validation}}, rounds=2)
+    assert server.panic is None
+    lines = (server.run_folder / "metrics" / "round_metrics.jsonl").read_text().splitlines()
+    (row,) = [site for site in json.loads(lines[1])["sites"] if site["name"] == "site-2"]
+    assert row["metrics"] == [{"name": "n_volumes", "value": 0}]

@@ -267,3 +267,32 @@ def test_the_model_that_a_site_submits_is_the_one_that_noised_gradients_made(sit
     assert model.data_kind == DataKind.WEIGHTS
     start_weights = from_shareable(message(task)).data
     assert all(abs(model.data[n] - start_weights[n] - update[n]).max() < 1e-6 for n in update)
+
+
+def keep_splits(site, *kept):
+    """Give the site's volumes the splits `kept` in turn."""
+    datalist = json.loads((site / "datalist.json").read_text())
+    for number, entry in enumerate(datalist["volumes"]):
+        entry["split"] = kept[number % len(kept)]
+    (site / "datalist.json").write_text(json.dumps(datalist))
+
+
+@pytest.mark.parametrize(
+    "kept", [("train",), ("train", "val"), ("train", "test"), ("val", "test"), ("test",), ("val",)]
+)
+@pytest.mark.parametrize("algorithm", [{"name": "fedavg"}, {"name": "ditto", "strength": 0.1}])
+def test_a_site_takes_part_in_what_it_has_volumes_for(site, task, start, fl_ctx, caplog, kept, algorithm):
+    keep_splits(site, *kept)
+    learner, _ = start(algorithm=algorithm)
+    before = learner.validate(message(task, ValidateType.BEFORE_TRAIN_VALIDATE), fl_ctx, Signal())
+    reply = learner.train(message(task), fl_ctx, Signal())
+    tested = learner.validate(message(task, ValidateType.MODEL_VALIDATE), fl_ctx, Signal())
+    metrics = from_shareable(before).data[MetaKey.INITIAL_METRICS]
+    figures = from_shareable(tested).data
+    assert ("psnr" in metrics) == ("val" in kept)
+    assert ("model" in figures) == ("test" in kept)
+    assert "val" in kept or metrics == {"n_volumes": 0}
+    assert "test" in kept or figures == {"n_volumes": 0}
+    assert reply.get_return_code() == (ReturnCode.OK if "train" in kept else ReturnCode.TASK_UNSUPPORTED)
+    for split, word in (("train", "training"), ("val", "validation"), ("test", "test")):
+        assert (f"no {word} volumes" in caplog.text) == (split not in kept)

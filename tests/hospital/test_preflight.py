@@ -140,6 +140,11 @@ def all_of_one_patient(folder):
         edit_volume(number, patient="sub-0")(folder)
 
 
+def train_on_nothing(folder):
+    for number in range(PATIENTS):
+        edit_volume(number, split="test" if number else "val")(folder)
+
+
 FILES = {"files": "fail", "training": "fail"}
 SPOILS = {
     "no JSON": (lambda s: (s / "datalist.json").write_text("{"), {"datalist": "fail"}, "not valid JSON"),
@@ -149,7 +154,9 @@ SPOILS = {
     "NaN": (change_voxels(lambda v: np.where(v > 900, np.nan, v)), FILES, "NaN or infinite"),
     "other shape": (edit_volume(0, shape=[48, 45, 9]), FILES, "says [48, 45, 9]"),
     "k-space that is none": (add_kspace, {"files": "fail"}, "raw.npy holds float32 of shape (5, 1, 8, 8)"),
-    "no test volume": (edit_volume(4, split="val"), {"splits": "fail", "training": "fail"}, "'test' has no volume"),
+    "no test volume": (edit_volume(4, split="val"), {"splits": "warn"}, "'test' has no volume"),
+    "no validation volume": (edit_volume(3, split="test"), {"splits": "warn"}, "does not help to select"),
+    "nothing to train on": (train_on_nothing, {"splits": "warn"}, "so the site does not train"),
     "one training patient": (all_of_one_patient, {"splits": "warn"}, "one patient, 'sub-0'"),
     "patient in two splits": (edit_volume(3, patient="sub-1"), {"patients": "fail"}, "'sub-1' is in train and val"),
     "scan in two splits": (turned_copy, {"duplicates": "fail"}, "sub-0, sub-4 in test and train"),

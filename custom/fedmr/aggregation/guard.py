@@ -26,6 +26,7 @@ from fedmr.utils.text import one_line
 from fedmr.utils.validation import Count, Number, Positive, Text, settings
 
 REJECTIONS = "guard.jsonl"  # in the server's run folder
+ONLY_EVALUATES = "it has no training volumes: it only evaluates"  # the reason of a site that is no fault
 
 # What an optimiser moves a value by in a step at most, in learning rates: RMSprop with torch's alpha 10, i.e.
 # 1 / sqrt(1 - alpha); Adam with its betas 3.2, (1 - beta1) / sqrt(1 - beta2) (Kingma & Ba, ICLR 2015, section 2.1).
@@ -234,6 +235,11 @@ def read_rejections(folder: Path) -> list[dict[str, Any]]:
     """
     path = folder / REJECTIONS
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def evaluating_sites(rejections: Iterable[Mapping[str, Any]]) -> set[str]:
+    """Return the sites that said that they only evaluate, from the rows of `read_rejections`."""
+    return {row["site"] for row in rejections if row["reason"] == ONLY_EVALUATES}
 
 
 def _is_number(value: Any) -> TypeGuard[float]:

@@ -2,6 +2,7 @@
 
 import json
 from functools import partial
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -81,7 +82,7 @@ def report(
     from fedmr.reports.statistics import is_statistics, show
     from fedmr.reports.table import personal_table
     from fedmr.runs.protection import protection_tables
-    from fedmr.runs.run import best_round, read_figures, read_rounds, read_run_task
+    from fedmr.runs.run import best_round, parts_of_sites, read_figures, read_rounds, read_run_task
     from fedmr.study.report import is_study, write_report
 
     if is_study(run):
@@ -98,8 +99,10 @@ def report(
     _show(figures, f"every site's own model of {run}" if alone else f"final global model of {run}", json_file, task)
     if personal := personal_table(figures):
         console.print(personal)
+    for name, words in parts_of_sites(run).items():
+        console.print(f"{escape(name)} {words}", soft_wrap=True)
     best = best_round(read_rounds(run))
-    if not alone:  # else the server's files hold the untrained network
+    if not alone and not isnan(best["psnr"]):  # else the server's files hold the untrained network
         console.print(
             f"best_FL_global_model.pt: as received in round {best['round']}, validation PSNR {best['psnr']:.2f} dB"
         )

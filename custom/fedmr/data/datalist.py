@@ -96,6 +96,12 @@ def read_datalist(folder: Path) -> dict[str, Any]:
     return datalist
 
 
+def present_splits(folder: Path) -> tuple[str, ...]:
+    """Return the splits that hold at least one of a site's volumes, in the order of `SPLITS`; may raise `DataError`."""
+    found = {entry["split"] for entry in read_datalist(folder)["volumes"]}
+    return tuple(split for split in SPLITS if split in found)
+
+
 def read_entries(folder: Path, splits: Sequence[str]) -> list[dict[str, Any]]:
     """The volumes of a site's datalist that are in one of the splits, in its order.
 

@@ -66,7 +66,9 @@ def take_steps(folder: Path, task: Task) -> Step:
         message = _message(task)
         reply = learner.validate(message, context, Signal())
         learner.must_have_replied(reply, ReturnCode.OK)
-        psnr = from_shareable(reply).data[MetaKey.INITIAL_METRICS]["psnr"]
+        psnr = from_shareable(reply).data[MetaKey.INITIAL_METRICS].get("psnr")
+        if not learner.steps_per_round(task):  # the site only evaluates
+            return Step(psnr, 0.0, 0, _peak_memory())
         stop = _StopAfter(STEPS)
         reply = learner.train(message, context, stop)
         learner.must_have_replied(reply, ReturnCode.OK, ReturnCode.TASK_ABORTED)

@@ -18,6 +18,7 @@ from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 
 from fedmr.aggregation.guard import (
+    ONLY_EVALUATES,
     REJECTIONS,
     Limits,
     Shape,
@@ -40,7 +41,8 @@ class ServerGuard(Filter):
     To the workflow a rejected update is an error of its site. Leave all errors to the guard (`ignore_result_error`)
     and let the workflow wait for all sites: the guard ends the job, with the last model kept, as soon as a round
     cannot have `min_sites` updates any more, or does not when `train_timeout` closes it. Sites that are left out are
-    named with the reason in the log and in `guard.jsonl` in the run folder.
+    named with the reason in the log and in `guard.jsonl` in the run folder. So are sites that say that they have no
+    training volumes (`TASK_UNSUPPORTED`), once: they count no more, but no round is then a single site's.
 
     A mean that cannot be mended afterwards does not count: if an update turns out to be far off the round's own
     median, or most sites say that the model which they received is bad, the guard ends the job and names the sites
@@ -69,6 +71,7 @@ class ServerGuard(Filter):
         self.expected_data_kind = expected_data_kind
         self.encrypted = encrypted
         self._sites: set[str] = set()
+        self._evaluating: set[str] = set()
         self._last: Typical | None = None
         self._first_steps: dict[str, float] = {}
         self._suspects: list[str] = []  # of the last round, the largest update first
@@ -86,7 +89,7 @@ class ServerGuard(Filter):
         if event_type == AppEventType.ROUND_STARTED:
             self._remember()
             self._sites.update(client.name for client in fl_ctx.get_engine().get_clients())
-            self._sites.difference_update(fl_ctx.get_prop(OUTSIDE, ()))
+            self._sites.difference_update(fl_ctx.get_prop(OUTSIDE, ()), self._evaluating)
             self._reset()
         elif event_type == AppEventType.AFTER_CONTRIBUTION_ACCEPT:
             site = fl_ctx.get_prop(AppConstants.TRAINING_RESULT).get_peer_prop(ReservedKey.IDENTITY_NAME, "?")
@@ -133,6 +136,9 @@ class ServerGuard(Filter):
         if self._closed or number not in (None, fl_ctx.get_prop(AppConstants.CURRENT_ROUND)):
             self._note(site, f"a result of round {number}, which is over", fl_ctx)
             return make_reply(ReturnCode.TASK_RESULT_FILTER_ERROR)
+        if shareable.get_return_code() == ReturnCode.TASK_UNSUPPORTED:
+            self._only_evaluates(site, fl_ctx)
+            return make_reply(ReturnCode.TASK_UNSUPPORTED)
         norms: dict[str, float] = {}
         own = self._first_steps.get(site)
         try:
@@ -179,12 +185,21 @@ class ServerGuard(Filter):
         with (folder / REJECTIONS).open("a") as log:
             log.write(json.dumps(record) + "\n")
 
+    def _only_evaluates(self, site: str, fl_ctx: FLContext) -> None:
+        """Count a site without training volumes no more; its word can only lower what it has a part in."""
+        if site not in self._evaluating:
+            self._evaluating.add(site)
+            self._note(site, ONLY_EVALUATES, fl_ctx)
+        self._sites.discard(site)
+        self._leave_out({}, fl_ctx)
+
     def _leave_out(self, reasons: dict[str, str], fl_ctx: FLContext, norm: float = math.nan) -> None:
         """Go on without these sites; end the job if too few are left."""
         for site, reason in reasons.items():
             self._note(site, reason, fl_ctx, norm)
         self._rejected.update(reasons)
-        needed, left = min(self.min_sites, len(self._sites)), len(self._sites - self._rejected)
+        several = min(2, len(self._sites | self._evaluating))  # else a model could be a single site's
+        needed, left = min(self.min_sites, max(len(self._sites), several)), len(self._sites - self._rejected)
         if left < needed:
             number, names = fl_ctx.get_prop(AppConstants.CURRENT_ROUND), ", ".join(sorted(self._rejected))
             self.system_panic(

@@ -20,13 +20,15 @@ from nvflare.app_common.tracking.log_writer import LogWriter
 
 from fedmr.checkpoints.card import make_card
 from fedmr.checkpoints.model_file import Model, save_model
-from fedmr.data.datalist import read_datalist
+from fedmr.data.datalist import present_splits, read_datalist
+from fedmr.data.splits import SPLITS
 from fedmr.flare.ledger import site_ledger
 from fedmr.flare.messages import latents_message, pack, unpack
 from fedmr.flare.sites import site_folder
 from fedmr.privacy.accountant import BudgetError
 from fedmr.reports.cross_site import OF_SERVER
 from fedmr.reports.pictures import comparison_image
+from fedmr.tasks.base import NothingToTrain
 from fedmr.tasks.flmrcm_settings import Mrcm
 from fedmr.tasks.registry import build_task
 from fedmr.training.algorithms import make_trainer
@@ -38,6 +40,11 @@ from fedmr.utils.errors import DataError, UnsafeError
 STATE_FILE = "fedmr_site_state.pt"
 EARLIER_STATE_FILE = "fedmr_site_state_earlier.pt"
 PERSONAL_FILE = "fedmr_personal_model.pt"
+_LACKS = {
+    "train": "has no training volumes: it only evaluates",
+    "val": "has no validation volumes: its figures do not help to select the best model",
+    "test": "has no test volumes: it tests no model",
+}
 
 
 class SiteLearner(Learner):
@@ -46,7 +53,9 @@ class SiteLearner(Learner):
     Per round it evaluates the *received* weights on the validation volumes, trains, and returns the weight
     difference with the number of optimisation steps. Optimiser, schedule and hooks are saved on the site after
     every round, because a simulator with fewer threads than sites starts a new process for every turn. The
-    `validate` task evaluates on the test volumes. A site whose data cannot be used says why, once, and fails the job.
+    `validate` task evaluates on the test volumes. A site whose data cannot be used says why, once, and fails the job. A
+    site without validation or test volumes trains all the same and reports figures of 0 volumes; one without training
+    volumes only evaluates.
 
     An algorithm's personal network is evaluated beside the received one and saved on the site as a model file. By the
     algorithm "local" it is the only one: the site takes no weights from the server but the first and returns none.
@@ -84,18 +93,24 @@ class SiteLearner(Learner):
             self._task = build_task(self.task)
             folder = self._folder = site_folder(fl_ctx)
             self._may_share_images = read_datalist(folder).get("share_images") is True
-            volumes = self._task.load(folder)
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-            self._sampler = self._task.sampler(volumes, device)
+            present = present_splits(folder)
+            volumes = self._task.load(folder, present)
+            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            trains = "train" in present
+            self._sampler = self._task.sampler(volumes, device) if trains else NothingToTrain(device)
         except (DataError, ValueError) as error:
             self._fail(fl_ctx, str(error))
             return
         self._volumes = {split: [v for v in volumes if v.split == split] for split in ("val", "test")}
+        if absent := [_LACKS[split] for split in SPLITS if split not in present]:
+            self.log_warning(fl_ctx, f"{self._site} {' and '.join(absent)}", fire_event=False)
 
     def train(self, data: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         """One round: receive weights, train `local_epochs`, return the difference."""
         if self._failed:
             return make_reply(ReturnCode.EXECUTION_RESULT_ERROR)
+        if isinstance(self._sampler, NothingToTrain):
+            return make_reply(ReturnCode.TASK_UNSUPPORTED)
         rounds = self._rounds(data)
         trainer = self._prepare(data, rounds)
         received = {name: value.detach().clone() for name, value in trainer.net.state_dict().items()}
@@ -136,6 +151,9 @@ class SiteLearner(Learner):
             result = self._evaluate(trainer, "val" if before_training else "test", abort_signal)
         except InterruptedError:
             return make_reply(ReturnCode.TASK_ABORTED)
+        if not result["n_volumes"]:  # said, so that the server knows that it need not wait for figures
+            figures = {MetaKey.INITIAL_METRICS: result} if before_training else result
+            return DXO(DataKind.METRICS, data=figures).to_shareable()
         model = result["model"]
         if before_training:
             self._received_psnr = model["psnr"]
@@ -158,6 +176,8 @@ class SiteLearner(Learner):
         try:
             if self._site not in settings.target_sites:
                 raise UnsafeError("it is no target site of the job")
+            if isinstance(self._sampler, NothingToTrain):
+                raise UnsafeError("it has no training volumes")
             if charge := charge_of(settings):
                 site_ledger(self, fl_ctx, self._stream).charge(charge)
         except (UnsafeError, BudgetError) as error:  # the site can still train and test models
@@ -184,7 +204,7 @@ class SiteLearner(Learner):
 
         volumes = self._volumes[split]
         result = evaluate(trainer.net, volumes, self._task, with_baselines=split == "test", should_stop=stop)
-        if trainer.personal is not None and not _is_alone(trainer) and trainer.epoch:
+        if volumes and trainer.personal is not None and not _is_alone(trainer) and trainer.epoch:
             result["personal"] = evaluate(trainer.personal, volumes, self._task, should_stop=stop)["model"]
         return result
 
@@ -193,11 +213,12 @@ class SiteLearner(Learner):
         epochs = self._task.local_epochs
         seconds_per_round = (time.perf_counter() - self._round_started) * epochs / (epoch + 1)
         loss = "loss not told" if math.isnan(progress.loss) else f"loss {progress.loss:.5f}"
+        psnr = "not known" if math.isnan(self._received_psnr) else f"{self._received_psnr:.2f} dB"
         left = seconds_per_round * (rounds - number - (epoch + 1) / epochs)
         self.log_info(
             fl_ctx,
             f"{self._site} | round {number}/{rounds - 1} | epoch {epoch + 1}/{epochs} | {loss} | "
-            f"PSNR received {self._received_psnr:.2f} dB | {1000 * progress.seconds / max(progress.steps, 1):.0f} "
+            f"PSNR received {psnr} | {1000 * progress.seconds / max(progress.steps, 1):.0f} "
             f"ms/step | {left / 60:.1f} min left",
         )
 
@@ -214,7 +235,8 @@ class SiteLearner(Learner):
     def _prepare(self, data: Shareable, rounds: int) -> Trainer:
         """The site's trainer, restored if the process is new, holding the weights to train or evaluate."""
         if self._trainer is None:
-            self._trainer = make_trainer(self._task, self._sampler, rounds=rounds)
+            make = Trainer if isinstance(self._sampler, NothingToTrain) else make_trainer
+            self._trainer = make(self._task, self._sampler, rounds=rounds)
             if state := self._saved(data.get_header(AppConstants.CURRENT_ROUND)):
                 self._trainer.load_state_dict(state)
         own = self._trainer.net.state_dict()

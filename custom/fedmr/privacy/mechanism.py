@@ -123,6 +123,8 @@ def public_metrics(metrics: Mapping[str, Any], min_volumes: int = 1) -> dict[str
     """
     if not isinstance(metrics, Mapping) or not metrics:
         raise UnsafeError("the metrics are no dictionary with entries")
+    if dict(metrics) == {"n_volumes": 0}:
+        return {"n_volumes": 0}  # of no volume, so it tells of none
     public: dict[str, Any] = {}
     for name, value in metrics.items():
         if name in SUBJECTS and isinstance(value, Mapping):

@@ -10,7 +10,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from fedmr.runs.run import RunError, find_run, participants, read_algorithm
+from fedmr.aggregation.guard import evaluating_sites, read_rejections
+from fedmr.runs.run import RunError, find_run, participants, read_algorithm, without_test
 
 OF_SERVER = "SRV_"  # FLARE's mark on the models that are the server's
 _NAMES = {
@@ -34,16 +35,18 @@ def is_cross_site(run: Path) -> bool:
 
 
 def read_matrix(run: Path) -> Matrix:
-    """The matrix of a run, sites' models first, from FLARE's cross_val_results.json.
+    """The matrix of a run, sites' models first; of sites as far as they have volumes.
 
     Raises:
         RunError: a site submitted no model, or did not test one.
     """
-    results, sites = _results(run), sorted(participants(run), key=_natural)
+    results, everyone = _results(run), sorted(participants(run), key=_natural)
+    trained = [site for site in everyone if site not in evaluating_sites(read_rejections(find_run(run)))]
+    sites = [site for site in everyone if site not in without_test(run)]
     tested = {model for row in results.values() for model in row}
-    if absent := [site for site in sites if site not in tested]:
+    if absent := [site for site in trained if site not in tested]:
         raise RunError(f"no model of {', '.join(absent)} was tested. Look into that site's log.txt")
-    models = [*sites, *(model for model in _NAMES if model in tested and not trained_alone(run))]
+    models = [*trained, *(model for model in _NAMES if model in tested and not trained_alone(run))]
     for model in models:
         if absent := [site for site in sites if "model" not in results.get(site, {}).get(model, {})]:
             raise RunError(f"no test figures of {model} from {', '.join(absent)}. Look into that site's log.txt")
@@ -75,7 +78,7 @@ def table(matrix: Matrix) -> Table:
     best = values.argmax(axis=0)
     for number, (model, row) in enumerate(zip(matrix.models, values, strict=True)):
         cells = [f"[bold]{v:.2f}[/]" if number == b else f"{v:.2f}" for v, b in zip(row, best, strict=True)]
-        view.add_row(model, *cells, end_section=number == len(matrix.sites) - 1)
+        view.add_row(model, *cells, end_section=number == len(set(matrix.models) - set(_NAMES.values())) - 1)
     return view
 
 

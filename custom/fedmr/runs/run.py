@@ -1,10 +1,11 @@
 """What a run left on disk, read from what the server received; needs no data of a site."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
-from fedmr.aggregation.guard import read_rejections
+from fedmr.aggregation.guard import evaluating_sites, read_rejections
 from fedmr.federation.render import read_task
 from fedmr.tasks.base import Task
 from fedmr.tasks.flmrcm_settings import Mrcm
@@ -50,7 +51,7 @@ def read_rounds(run: Path) -> list[dict[str, Any]]:
     """Per round, oldest first: ``{"round": r, "psnr": P, "sites": {SITE: {"steps": n, "psnr": dB, ..}}}``.
 
     Figures are of the model as received in that round, on validation volumes; P is their mean weighted by steps, by
-    which FLARE selects the best model.
+    which FLARE selects the best model. A site without validation volumes has no psnr; P is nan if none has one.
     """
     path = find_run(run) / "metrics" / "round_metrics.jsonl"
     if not path.is_file():
@@ -61,8 +62,9 @@ def read_rounds(run: Path) -> list[dict[str, Any]]:
         sites = {
             s["name"]: {"steps": s["weight"]} | {m["name"]: m["value"] for m in s["metrics"]} for s in record["sites"]
         }
-        steps = sum(site["steps"] for site in sites.values())
-        mean = sum(site["steps"] * site["psnr"] for site in sites.values()) / steps
+        judging = [site for site in sites.values() if "psnr" in site]
+        steps = sum(site["steps"] for site in judging)
+        mean = sum(site["steps"] * site["psnr"] for site in judging) / steps if steps else math.nan
         rounds.append({"round": record["round"], "psnr": mean, "sites": sites})
     return rounds
 
@@ -75,22 +77,30 @@ def read_figures(run: Path) -> Figures:
             guard left out of a round is in its record.
     """
     folder = find_run(run)
-    for name in ("FL_global_model.pt", "best_FL_global_model.pt"):
-        if not (folder / "app_server" / name).is_file():
-            raise RunError(f"{folder / 'app_server' / name} is missing: the job failed. Look into the server's log.txt")
+    _require(folder / "app_server" / "FL_global_model.pt")
+    rounds, rejections = read_rounds(run), read_rejections(folder)
+    if any(not math.isnan(record["psnr"]) for record in rounds[1:]):  # else FLARE selects none
+        _require(folder / "app_server" / "best_FL_global_model.pt")
     expected = participants(run)
-    trained = expected - _outside(run)
-    left_out = {(row["round"], row["site"]) for row in read_rejections(folder)}
-    for record in read_rounds(run):
+    trained = expected - _outside(run) - evaluating_sites(rejections)
+    left_out = {(row["round"], row["site"]) for row in rejections}
+    for record in rounds:
         silent = {site for site in trained - set(record["sites"]) if (record["round"], site) not in left_out}
         if silent:
             absent = ", ".join(sorted(silent))
             raise RunError(f"round {record['round']}: no contribution from {absent}. Look into that site's log.txt")
     results = read_results(run)
-    absent = ", ".join(sorted(expected - set(results)))
+    absent = ", ".join(sorted(expected - set(results) - without_test(run)))
     if absent:
         raise RunError(f"no test figures of the final model from {absent}. Look into that site's log.txt")
-    return summarise({site: results[site] for site in sorted(expected)})
+    if not results:
+        raise RunError(f"no site of {run} has test volumes, so there are no figures. Evaluate its model elsewhere")
+    return summarise({site: results[site] for site in sorted(results)})
+
+
+def _require(model: Path) -> None:
+    if not model.is_file():
+        raise RunError(f"{model} is missing: the job failed. Look into the server's log.txt")
 
 
 def read_algorithm(run: Path) -> dict[str, Any]:
@@ -107,10 +117,33 @@ def _outside(run: Path) -> set[str]:
 
 
 def read_results(run: Path, model: str = FINAL_MODEL) -> dict[str, Figures]:
-    """Test figures of one of the server's models by site, as far as sites reported them."""
+    """Test figures of one of the server's models by site, as far as sites reported them and have test volumes."""
+    results = _tested(run)
+    return {site: results[site][model] for site in sorted(results) if "model" in results[site].get(model, {})}
+
+
+def without_test(run: Path) -> set[str]:
+    """Return the sites that said that they have no test volumes."""
+    return {site for site, row in _tested(run).items() if {"n_volumes": 0} in row.values()}
+
+
+def _tested(run: Path) -> dict[str, dict[str, Figures]]:
     path = find_run(run) / "cross_site_val" / "cross_val_results.json"
-    results = json.loads(path.read_text()) if path.is_file() else {}
-    return {site: results[site][model] for site in sorted(results) if model in results[site]}
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def parts_of_sites(run: Path) -> dict[str, str]:
+    """Return in words what sites have no part in, by site, for want of volumes; a site with all parts is not in it."""
+    folder = find_run(run)
+    found: dict[str, list[str]] = {site: ["does not train"] for site in evaluating_sites(read_rejections(folder))}
+    recorded = (folder / "metrics" / "round_metrics.jsonl").is_file()
+    for record in read_rounds(run)[:1] if recorded else []:
+        for site, row in record["sites"].items():
+            if row.get("n_volumes") == 0:
+                found.setdefault(site, []).append("does not validate")
+    for site in sorted(without_test(run)):
+        found.setdefault(site, []).append("does not test")
+    return {site: f"{' and '.join(found[site])}: it has no volumes for that" for site in sorted(found)}
 
 
 def participants(run: Path) -> set[str]:
@@ -136,7 +169,7 @@ def best_round(rounds: list[dict[str, Any]]) -> dict[str, Any]:
 
     FLARE never counts round 0, the untrained model.
     """
-    return max(rounds[1:] or rounds, key=lambda record: record["psnr"])
+    return max(rounds[1:] or rounds, key=lambda record: -math.inf if math.isnan(record["psnr"]) else record["psnr"])
 
 
 def read_run_task(run: Path) -> Task | None:

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
 
@@ -53,6 +53,18 @@ class Sampler(Protocol):
     @property
     def steps_per_epoch(self) -> int: ...
     def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+
+@dataclass(frozen=True)
+class NothingToTrain:
+    """The sampler of a site that only evaluates: it has no batch. `device` is where its network runs."""
+
+    device: torch.device
+    steps_per_epoch: int = 0
+
+    def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield nothing."""
+        return iter(())
 
 
 @settings("task:")

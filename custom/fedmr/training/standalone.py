@@ -1,6 +1,7 @@
 """Training and evaluation in one process, without FLARE, by the same code as a job."""
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,12 +13,12 @@ import torch
 
 from fedmr.checkpoints.card import make_card, summarise_volumes
 from fedmr.checkpoints.model_file import Model, load_model, save_model
-from fedmr.data.datalist import site_folders
+from fedmr.data.datalist import present_splits, site_folders
 from fedmr.data.splits import SPLITS
 from fedmr.federation.render import read_num_rounds, read_task
 from fedmr.reports.pictures import comparison_image
 from fedmr.runs.run import Figures, summarise
-from fedmr.tasks.base import Volume
+from fedmr.tasks.base import Task, Volume
 from fedmr.tasks.registry import build_task
 from fedmr.training.algorithms import make_trainer
 from fedmr.training.trainer import TrainingStats, evaluate
@@ -54,7 +55,7 @@ def train_pooled(
     task = build_task(read_task(job))
     rounds = rounds or read_num_rounds(job)
     folders = _folders(data, sites)
-    volumes = [v for folder in folders for v in task.load(folder, ("train", "val"))]
+    volumes = [v for folder in folders for v in _load_present(task, folder, ("train", "val"))]
     validation = [v for v in volumes if v.split == "val"]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     plain = replace(task, algorithm={"name": "fedavg"})
@@ -62,12 +63,12 @@ def train_pooled(
     out.mkdir(parents=True, exist_ok=True)
     with (out / "log.jsonl").open("w") as log:
         for number in range(rounds):
-            received = evaluate(trainer.net, validation, task)["model"]
+            received = evaluate(trainer.net, validation, task).get("model", {})
             done = trainer.run_round()
             record = {"round": number, "loss": done.loss, "val": received, "steps": done.steps, "seconds": done.seconds}
             log.write(json.dumps(record) + "\n")
             log.flush()
-            say(f"round {number}/{rounds - 1} | {_line(done, received['psnr'])}")
+            say(f"round {number}/{rounds - 1} | {_line(done, received.get('psnr', math.nan))}")
     steps = trainer.epoch * trainer.sampler.steps_per_epoch
     training = {"federated": False, "sites": len(folders), "rounds": rounds, "steps": steps}
     metrics = {"split": "val", **evaluate(trainer.net, validation, task, with_baselines=True)}
@@ -79,7 +80,14 @@ def train_pooled(
 
 def _line(done: TrainingStats, psnr: float) -> str:
     pace = 1000 * done.seconds / done.steps
-    return f"loss {done.loss:.5f} | PSNR before {psnr:.2f} dB | {pace:.0f} ms/step"
+    before = "not known" if math.isnan(psnr) else f"{psnr:.2f} dB"
+    return f"loss {done.loss:.5f} | PSNR before {before} | {pace:.0f} ms/step"
+
+
+def _load_present(task: Task, folder: Path, splits: Sequence[str]) -> Sequence[Volume]:
+    """Load what a site's datalist has of the splits; none of them need be there."""
+    present = tuple(split for split in present_splits(folder) if split in splits)
+    return task.load(folder, present) if present else []
 
 
 def _folders(data: Path, sites: Sequence[str]) -> list[Path]:
@@ -120,4 +128,7 @@ def _open(
         raise ValueError(f"split is {split!r}; known are {', '.join(SPLITS)}")
     opened = load_model(model, job)
     opened.net.to("cuda" if torch.cuda.is_available() else "cpu")
-    return opened, {f.name: partial(opened.task.load, f, (split,)) for f in site_folders(data)}
+    folders = [f for f in site_folders(data) if split in present_splits(f)]
+    if not folders:
+        raise DataError(f"no site of {data} has a volume of split {split!r}; give one at least one")
+    return opened, {f.name: partial(opened.task.load, f, (split,)) for f in folders}

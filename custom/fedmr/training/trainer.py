@@ -134,7 +134,8 @@ def evaluate(
 
     Returns:
         ``{"n_volumes": N, "model": {"psnr": dB, "ssim": ..}}``, means over volumes of `metrics.volume_metrics`,
-        with the baselines of the task's kind, e.g. ``"zero_filled"``, as further entries if `with_baselines`.
+        with the baselines of the task's kind, e.g. ``"zero_filled"``, as further entries if `with_baselines`;
+        ``{"n_volumes": 0}`` alone if there are no volumes.
 
     Raises:
         InterruptedError: `should_stop` became true.

@@ -35,18 +35,24 @@ def files(site: Site) -> Check:
     return judge("files", good, _PREPARE, fails=site.bad)
 
 
+_PART = {"train": "train", "val": "help to select the best model", "test": "test models"}
+
+
 def splits(site: Site) -> Check:
     """Every split has volumes; training has more than one patient."""
     patients, volumes = _patients(site), Counter(entry["split"] for entry in site.entries)
     found = [f"{split} {volumes[split]} ({len(patients[split])})" for split in SPLITS]
-    empty = [f"split {split!r} has no volume" for split in SPLITS if not patients[split]]
+    empty = [
+        f"split {split!r} has no volume, so the site does not {_PART[split]}" for split in _PART if not patients[split]
+    ]
     lonely = [
         f"training has one patient, {p!r}: each update tells of that person alone"
         for p in patients["train"]
         if len(patients["train"]) == 1
     ]
+    useless = [f"neither {' nor '.join(SPLITS)} has a volume"] if len(empty) == len(SPLITS) else []
     remedy = "add patients and run `fedmr prepare` again, or let those responsible for the data accept it"
-    return judge("splits", f"volumes (patients): {', '.join(found)}", remedy, fails=empty, warns=lonely)
+    return judge("splits", f"volumes (patients): {', '.join(found)}", remedy, fails=useless, warns=[*empty, *lonely])
 
 
 def patients(site: Site) -> Check:

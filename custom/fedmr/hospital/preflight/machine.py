@@ -33,13 +33,13 @@ class Step:
     """What a few training steps showed.
 
     Attributes:
-        psnr: of the untrained network on the validation volumes, in dB.
+        psnr: of the untrained network on the validation volumes, in dB; None if there are none.
         seconds: per step.
-        per_round: steps in a round of the job.
+        per_round: steps in a round of the job, 0 if the site only evaluates.
         memory: most that the process held, in bytes.
     """
 
-    psnr: float
+    psnr: float | None
     seconds: float
     per_round: int
     memory: int
@@ -101,11 +101,14 @@ def training_steps(site: Site, try_steps: Callable[[Path, Task], Step]) -> Check
         step = try_steps(site.folder, site.task)
     except Exception as error:  # whatever stops the learner here would stop the job, so it is what the site must read
         return Check("training", "fail", site.shorten(error), remedy)
+    quality = (
+        "no validation volumes" if step.psnr is None else f"untrained PSNR {step.psnr:.2f} dB on the validation volumes"
+    )
     text = (
-        f"untrained PSNR {step.psnr:.2f} dB on the validation volumes; {step.per_round} steps of {step.seconds:.2g} s, "
+        f"{quality}; {step.per_round} steps of {step.seconds:.2g} s, "
         f"{step.per_round * step.seconds / 60:.2g} min per round; {_size(step.memory)} memory"
     )
-    return judge("training", text, remedy, fails=() if math.isfinite(step.psnr) else [text])
+    return judge("training", text, remedy, fails=() if step.psnr is None or math.isfinite(step.psnr) else [text])
 
 
 def _version(name: str) -> str:

@@ -5,6 +5,7 @@ from base64 import b64encode
 from datetime import datetime
 from functools import cache
 from importlib import metadata
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from fedmr.runs.run import (
     best_round,
     find_run,
     participants,
+    parts_of_sites,
     read_events,
     read_figures,
     read_results,
@@ -88,6 +90,7 @@ def _gather(run: Path) -> dict[str, Any]:
         "personal": PERSONAL if figures and PERSONAL in figures["mean"] else None,
         "matrix": _matrix(run),
         "expected": expected,
+        "parts": parts_of_sites(run),
         "task": task,
         "planned_rounds": facts.argument(server, "num_rounds"),
         "n_rounds": len(rounds),
@@ -95,7 +98,7 @@ def _gather(run: Path) -> dict[str, Any]:
         "metrics": [metric for metric in _METRICS if figures and metric[0] in figures["mean"]["model"]],
         "figures": figures,
         "widest_gain": max(map(abs, gains), default=0) or 1,
-        "best": best_round(rounds) if rounds else None,
+        "best": _best(rounds),
         "best_test": summarise(best_results)["mean"]["model"] if best_results else None,
         "charts": sections.curves(rounds, events, log),
         "log": log,
@@ -109,6 +112,12 @@ def _gather(run: Path) -> dict[str, Any]:
         "versions": {name: metadata.version(name) for name in ("fedmr", "nvflare", "monai", "torch")},
         **sections.pictures(events, network, task.measured if task else ""),
     }
+
+
+def _best(rounds: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The round of the best model; None if there is none, because no site validates."""
+    best = best_round(rounds) if rounds else None
+    return None if best is None or isnan(best["psnr"]) else best
 
 
 def _problem(run: Path) -> str:
