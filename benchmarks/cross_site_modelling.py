@@ -22,17 +22,17 @@ import torch
 from common import alone, facts, forget_peak, memory, table, write_page
 from torch import Tensor
 
+from fedmr.algorithms.base import Algorithm
+from fedmr.algorithms.flmrcm import LATENTS, CrossSiteModelling, Mrcm, latent_width
 from fedmr.data.datalist import site_folders
 from fedmr.federation.render import read_task
 from fedmr.losses import WeightedSum
 from fedmr.nets import build
-from fedmr.tasks.flmrcm_settings import Mrcm
 from fedmr.tasks.reconstruction import ReconstructionTask
 from fedmr.tasks.registry import build_task
 from fedmr.tasks.slices import SliceSampler, load_volumes
-from fedmr.training.flmrcm import CrossSiteModelling
-from fedmr.training.target_latents import LATENTS, latent_width, site_latents
-from fedmr.training.trainer import Hook, Trainer, evaluate, fit
+from fedmr.training.target_latents import site_latents
+from fedmr.training.trainer import Trainer, evaluate, fit
 from fedmr.utils.environment import ROOT
 
 PLAIN, OURS, PUBLISHED = "FL-MR", "FL-MRCM", "FL-MRCM in one process"
@@ -49,7 +49,7 @@ def task_of(size: str) -> ReconstructionTask:
     return replace(task, network={"name": "unet", "channels": 32, "seed": 0}, size=256)
 
 
-def hooks_of(arm: str, seed: int, images: Callable[[int], Tensor] | None = None) -> list[Hook]:
+def hooks_of(arm: str, seed: int, images: Callable[[int], Tensor] | None = None) -> list[Algorithm]:
     """The hook of an arm, with the target's images for the published one."""
     if arm == PLAIN:
         return []

@@ -21,9 +21,9 @@ from fedmr.losses import WeightedSum
 from fedmr.metrics import ssim
 from fedmr.nets import build, mscan
 from fedmr.nets.mscan import Fusion
-from fedmr.training.optimizers import OPTIMIZERS
 from fedmr.utils.environment import ROOT
 from fedmr.utils.hocon import read_hocon
+from fedmr.utils.optimizers import OPTIMIZERS
 
 SIZES = {"demo": {"channels": 32, "blocks": 4}, "paper": {"channels": 64, "blocks": 8}}
 Step = Callable[[], Tensor]

@@ -43,7 +43,7 @@ from fedmr.privacy.mechanism import compare, to_vector
 from fedmr.tasks.base import Task, Volume
 from fedmr.tasks.registry import build_task
 from fedmr.tasks.super_resolution import SuperResolutionTask
-from fedmr.training.algorithms import make_trainer
+from fedmr.training.build import make_trainer
 from fedmr.training.dp_sgd import PrivateTrainer
 from fedmr.training.trainer import Trainer, evaluate
 from fedmr.utils.environment import ROOT, circumstances

@@ -20,6 +20,7 @@ import yaml
 from common import alone, facts, forget_peak, memory, table, write_page
 from torch import Tensor, nn
 
+from fedmr.algorithms.base import Algorithm
 from fedmr.federation.render import read_task
 from fedmr.losses import WeightedSum
 from fedmr.nets import build, count_parameters
@@ -27,9 +28,9 @@ from fedmr.physics.degradation import degrade, interpolate
 from fedmr.tasks.patches import PatchSampler, Volume
 from fedmr.tasks.registry import build_task
 from fedmr.tasks.super_resolution import SuperResolutionTask
-from fedmr.training.optimizers import OPTIMIZERS
-from fedmr.training.trainer import Hook, fit
+from fedmr.training.trainer import fit
 from fedmr.utils.environment import ROOT
+from fedmr.utils.optimizers import OPTIMIZERS
 
 PHASES = ("data", "forward", "backward", "optimiser")
 BASE = "EDSR"
@@ -59,7 +60,7 @@ class Upsampled(nn.Module):
         return self.net(interpolate(low, self.scale))
 
 
-class Stopwatch(Hook):
+class Stopwatch(Algorithm):
     """Seconds of each phase of each step, where the loop asks for a batch and where it calls its hooks."""
 
     def __init__(self) -> None:

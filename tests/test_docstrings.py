@@ -26,7 +26,7 @@ ROOMS = (
     "federation/render.py",
     "federation/job_bundle.py",
     "federation/processes.py",
-    "training/optimizers.py",
+    "algorithms",
     "training/standalone.py",
     "training/trainer.py",
     "hospital/simulation.py",

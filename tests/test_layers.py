@@ -7,7 +7,19 @@ PACKAGE = Path(__file__).parents[1] / "custom" / "fedmr"
 # top down
 ORDER = (
     *("cli", "audit", "study", "flare", "training", "inference", "checkpoints", "reports", "runs", "hospital"),
-    *("federation", "tasks", "data", "nets", "privacy", "aggregation", "physics", "metrics", "losses", "utils"),
+    *(
+        "federation",
+        "tasks",
+        "algorithms",
+        "data",
+        "nets",
+        "privacy",
+        "aggregation",
+        "physics",
+        "metrics",
+        "losses",
+        "utils",
+    ),
 )
 LEVEL = {room: level for level, room in enumerate(reversed(ORDER))}
 

@@ -15,11 +15,10 @@ import in_one_process
 import torch
 from torch import Tensor, nn
 
+import fedmr.algorithms.flmrcm
 import fedmr.flare.flmrcm
-import fedmr.training.algorithms
-import fedmr.training.flmrcm
+from fedmr.algorithms.flmrcm import CrossSiteModelling
 from fedmr.nets.unet import LATENT_SIDE, UNet, pooled
-from fedmr.training.flmrcm import CrossSiteModelling
 
 ROUNDS = 4  # of the study
 _LEVEL = "down.3"  # before the last pooling
@@ -82,7 +81,7 @@ def moment_distance(own: Tensor, targets: Tensor) -> Tensor:
 def use_shallow_latents() -> None:
     """Latents of targets, and how wide they may be, for `Shallow`."""
     UNet.latent = lambda net, image: pooled(net.encode(image)[1][-1])  # type: ignore[method-assign]
-    for module in (fedmr.training.flmrcm, fedmr.flare.flmrcm):
+    for module in (fedmr.algorithms.flmrcm, fedmr.flare.flmrcm):
         module.latent_width = _shallow_width  # type: ignore[attr-defined]
 
 
@@ -96,7 +95,7 @@ def main() -> None:
     if len(sys.argv) < 2 or sys.argv[1] not in variants:
         sys.exit(f"{__doc__}\nfirst argument: {', '.join(variants)}")
     chosen = variants[sys.argv.pop(1)]
-    fedmr.training.algorithms.CrossSiteModelling = chosen  # type: ignore[misc]
+    fedmr.algorithms.flmrcm.CrossSiteModelling = chosen  # type: ignore[misc]
     if chosen is Shallow:
         use_shallow_latents()
     in_one_process.main()

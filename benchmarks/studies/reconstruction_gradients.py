@@ -13,11 +13,11 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
+from fedmr.algorithms.flmrcm import LATENTS, CrossSiteModelling
 from fedmr.tasks.reconstruction import ReconstructionTask
 from fedmr.tasks.registry import build_task
 from fedmr.tasks.slices import SliceSampler
-from fedmr.training.flmrcm import CrossSiteModelling
-from fedmr.training.target_latents import LATENTS, site_latents
+from fedmr.training.target_latents import site_latents
 from fedmr.training.trainer import Trainer
 
 ROUNDS, VECTORS = 4, 64

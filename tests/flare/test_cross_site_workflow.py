@@ -15,9 +15,9 @@ from nvflare.apis.signal import Signal
 from pyhocon import ConfigFactory
 
 from federation import Engine
+from fedmr.algorithms.flmrcm import LATENTS
 from fedmr.federation.render import SERVER_CONFIG
 from fedmr.flare.messages import LATENTS_TASK, latents_message, unpack
-from fedmr.training.target_latents import LATENTS
 from simulator import ROOT
 
 SITES = ("site-1", "site-2", "site-3")

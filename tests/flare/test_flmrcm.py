@@ -17,6 +17,7 @@ from nvflare.fuel.utils import fobs
 
 from federation import federate
 from fedmr.aggregation.guard import read_rejections
+from fedmr.algorithms.flmrcm import LATENTS
 from fedmr.flare.flmrcm import CrossSiteScatterAndGather, OnlyLatents
 from fedmr.flare.learner import STATE_FILE
 from fedmr.flare.messages import latents_message, unpack, with_latents
@@ -24,7 +25,7 @@ from fedmr.nets import build
 from fedmr.privacy.accountant import BUDGET_FILE, gaussian_epsilon
 from fedmr.runs.run import read_figures, read_rounds
 from fedmr.tasks.slices import SliceSampler, load_volumes
-from fedmr.training.target_latents import LATENTS, site_latents
+from fedmr.training.target_latents import site_latents
 from fedmr.utils.errors import UnsafeError
 from phantoms import write_site
 from simulator import render_tiny_job

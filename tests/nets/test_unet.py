@@ -1,9 +1,10 @@
 import pytest
 import torch
 
+from fedmr.algorithms.base import Algorithm
 from fedmr.nets import build, count_parameters, title
 from fedmr.nets.unet import pooled
-from fedmr.training.trainer import Hook, fit
+from fedmr.training.trainer import fit
 
 SMALL = {"channels": 4, "pools": 2}
 
@@ -55,7 +56,7 @@ def test_the_latent_is_the_bottleneck_pooled_to_two_by_two():
 def test_a_training_hook_reaches_the_latent_of_the_batch_and_its_gradient_the_encoder():
     """What cross-site modelling needs: no second pass, and only the encoder learns from the latent."""
 
-    class Aligned(Hook):
+    class Aligned(Algorithm):
         def round_started(self, net):
             net.bottleneck.register_forward_hook(lambda module, given, output: setattr(self, "features", output))
 

@@ -19,7 +19,7 @@ from dp_settings_example import SETTINGS
 from fedmr.losses import WeightedSum
 from fedmr.nets import NETWORKS, build
 from fedmr.privacy.accountant import BudgetError
-from fedmr.training.algorithms import make_trainer
+from fedmr.training.build import make_trainer
 from fedmr.training.dp_sgd import PrivateTrainer, check_network, private_sum, unit_gradient
 from fedmr.training.trainer import Trainer, fit
 

@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedmr.algorithms.flmrcm import LATENTS, Mrcm, latent_width
 from fedmr.nets import build
-from fedmr.tasks.flmrcm_settings import Mrcm
 from fedmr.tasks.slices import SliceSampler, load_volumes
-from fedmr.training.target_latents import LATENTS, check_latents, latent_width, protect, site_latents
+from fedmr.training.target_latents import check_latents, protect, site_latents
 from fedmr.utils.errors import UnsafeError
 from kspace_site import make_task
 from phantoms import write_site

@@ -4,13 +4,14 @@ from itertools import pairwise
 import pytest
 import torch
 
+from fedmr.algorithms.base import Algorithm
 from fedmr.losses import WeightedSum
 from fedmr.metrics import psnr
 from fedmr.nets import build
 from fedmr.physics.degradation import interpolate, zero_filled_acquisition
 from fedmr.tasks.patches import PatchSampler, load_volumes
 from fedmr.tasks.super_resolution import super_resolve
-from fedmr.training.trainer import Hook, Trainer, evaluate, fit
+from fedmr.training.trainer import Trainer, evaluate, fit
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def test_the_learning_rate_warms_up_and_falls_over_all_rounds(train, task):
     trainer = Trainer(task, PatchSampler(train, task), rounds=3)
     rates = []
 
-    class Recorder(Hook):
+    class Recorder(Algorithm):
         def gradients_ready(self, net):
             rates.append(trainer.optimizer.param_groups[0]["lr"])
 
@@ -95,7 +96,7 @@ def test_one_step_is_the_optimiser_step_by_hand(train, task):
 
 
 def test_hooks_change_the_loss_and_the_gradients(train, task):
-    class Freeze(Hook):
+    class Freeze(Algorithm):
         def add_loss(self, net, loss):
             return loss + 1.0
 
@@ -158,7 +159,7 @@ def test_evaluation_can_be_stopped(volumes, task):
 def test_a_round_is_its_epochs_with_the_hooks_around(train, task):
     calls = []
 
-    class Recorder(Hook):
+    class Recorder(Algorithm):
         def round_started(self, net):
             calls.append("started")
 

@@ -10,13 +10,15 @@ OLD_PATHS = {
     "fedmr.robust": "fedmr.aggregation.robust",
     "fedmr.config": "fedmr.tasks.base",
     "fedmr.dp_settings": "fedmr.tasks.dp_settings",
-    "fedmr.mrcm_settings": "fedmr.tasks.flmrcm_settings",
+    "fedmr.mrcm_settings": "fedmr.algorithms.flmrcm",
     "fedmr.units": "fedmr.tasks.poisson_sampling",
     "fedmr.masks": "fedmr.physics.masks",
     "fedmr.packed_he": "fedmr.privacy.packing",
-    "fedmr.algorithms": "fedmr.training.algorithms",
     "fedmr.dp_sgd": "fedmr.training.dp_sgd",
-    "fedmr.cross_site_modelling": "fedmr.training.flmrcm",
+    "fedmr.tasks.flmrcm_settings": "fedmr.algorithms.flmrcm",
+    "fedmr.training.flmrcm": "fedmr.algorithms.flmrcm",
+    "fedmr.training.optimizers": "fedmr.utils.optimizers",
+    "fedmr.cross_site_modelling": "fedmr.algorithms.flmrcm",
 }
 
 

@@ -14,9 +14,9 @@ from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.learner_executor import LearnerExecutor
 from nvflare.app_common.workflows.scatter_and_gather import ScatterAndGather
 
+from fedmr.algorithms.flmrcm import LATENTS, Mrcm, latent_width
 from fedmr.flare.messages import LATENTS_TASK, OUTSIDE, latents_message, unpack, with_latents
-from fedmr.tasks.flmrcm_settings import Mrcm
-from fedmr.training.target_latents import LATENTS, Latents, check_latents, latent_width
+from fedmr.training.target_latents import Latents, check_latents
 from fedmr.utils.errors import UnsafeError
 
 
@@ -28,7 +28,7 @@ class CrossSiteScatterAndGather(ScatterAndGather):
     later finds no task that waits for it.
 
     Args:
-        task: the numbers of `fedmr.tasks.base.Task`; its algorithm's are those of `fedmr.tasks.flmrcm_settings.Mrcm`.
+        task: the numbers of `fedmr.tasks.base.Task`; its algorithm's are those of `fedmr.algorithms.flmrcm.Mrcm`.
         latent_timeout: seconds for the target's reply.
         scatter_and_gather: arguments of FLARE's workflow. `min_clients` counts without the target's own update.
     """

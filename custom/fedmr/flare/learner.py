@@ -3,6 +3,7 @@
 import math
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from nvflare.app_common.abstract.learner_spec import Learner
 from nvflare.app_common.app_constant import AppConstants, ValidateType
 from nvflare.app_common.tracking.log_writer import LogWriter
 
+from fedmr.algorithms.flmrcm import Mrcm
 from fedmr.checkpoints.card import make_card
 from fedmr.checkpoints.model_file import Model, save_model
 from fedmr.data.datalist import present_splits, read_datalist
@@ -29,9 +31,8 @@ from fedmr.privacy.accountant import BudgetError
 from fedmr.reports.cross_site import OF_SERVER
 from fedmr.reports.pictures import comparison_image
 from fedmr.tasks.base import NothingToTrain
-from fedmr.tasks.flmrcm_settings import Mrcm
 from fedmr.tasks.registry import build_task
-from fedmr.training.algorithms import make_trainer
+from fedmr.training.build import make_trainer
 from fedmr.training.dp_sgd import PrivateTrainer
 from fedmr.training.target_latents import charge_of, protect, site_latents
 from fedmr.training.trainer import Trainer, TrainingStats, evaluate
@@ -57,8 +58,8 @@ class SiteLearner(Learner):
     site without validation or test volumes trains all the same and reports figures of 0 volumes; one without training
     volumes only evaluates.
 
-    An algorithm's personal network is evaluated beside the received one and saved on the site as a model file. By the
-    algorithm "local" it is the only one: the site takes no weights from the server but the first and returns none.
+    An algorithm's personal network is evaluated beside the received one and saved on the site as a model file. Where
+    some of the network is private it is the only one: that part is taken from the server once, and never returned.
 
     Args:
         task: the numbers of `fedmr.tasks.base.Task`.
@@ -135,7 +136,7 @@ class SiteLearner(Learner):
         self._save(trainer)
         if isinstance(trainer, PrivateTrainer):
             site_ledger(self, fl_ctx).record("DP-SGD, mean of the steps", trainer.distance())
-        trained = {} if _is_alone(trainer) else trainer.net.state_dict()
+        trained = {k: v for k, v in trainer.net.state_dict().items() if not trainer.is_private(k)}
         difference = {k: (v - received[k]).cpu().numpy() for k, v in trained.items()}
         controls = {k: v.cpu().numpy() for k, v in trainer.send().items()}
         return pack(difference, progress.steps, controls).to_shareable()
@@ -190,11 +191,16 @@ class SiteLearner(Learner):
         return latents_message(sent).to_shareable()
 
     def get_model_for_validation(self, model_name: str, fl_ctx: FLContext) -> Shareable:
-        """The site's own weights after its last round, for cross-site evaluation."""
+        """Return the site's weights after its last round, for cross-site evaluation, without what is private.
+
+        A site that trains alone and is asked for its model by such a job gives all of it.
+        """
         if self._failed or not self._state_file.is_file():
             return make_reply(ReturnCode.EXECUTION_RESULT_ERROR)
         state = torch.load(self._state_file, map_location="cpu", weights_only=True)["net"]
-        return DXO(DataKind.WEIGHTS, data={k: v.cpu().numpy() for k, v in state.items()}).to_shareable()
+        trainer = self._trainer or make_trainer(self._task, self._sampler, rounds=1)
+        shared = {k: v for k, v in state.items() if not trainer.is_private(k)} or state
+        return DXO(DataKind.WEIGHTS, data={k: v.cpu().numpy() for k, v in shared.items()}).to_shareable()
 
     def _evaluate(self, trainer: Trainer, split: str, abort_signal: Signal) -> dict[str, Any]:
         """`training.evaluate` of the network, and of a personal one beside it from its first training on."""
@@ -204,7 +210,7 @@ class SiteLearner(Learner):
 
         volumes = self._volumes[split]
         result = evaluate(trainer.net, volumes, self._task, with_baselines=split == "test", should_stop=stop)
-        if volumes and trainer.personal is not None and not _is_alone(trainer) and trainer.epoch:
+        if volumes and trainer.personal not in (None, trainer.net) and trainer.epoch:
             result["personal"] = evaluate(trainer.personal, volumes, self._task, should_stop=stop)["model"]
         return result
 
@@ -239,20 +245,28 @@ class SiteLearner(Learner):
             self._trainer = make(self._task, self._sampler, rounds=rounds)
             if state := self._saved(data.get_header(AppConstants.CURRENT_ROUND)):
                 self._trainer.load_state_dict(state)
-        own = self._trainer.net.state_dict()
-        received, beside = unpack(data)
-        # a site that trains alone keeps its own weights where the server sends its; other sites' it does evaluate
-        of_server = str(data.get_header(AppConstants.MODEL_OWNER, OF_SERVER)).startswith(OF_SERVER)
-        if _is_alone(self._trainer) and of_server and (state := self._saved(None)):
-            received = state["net"]
+        arrays, beside = unpack(data)
+        received = {k: torch.as_tensor(np.asarray(v)) for k, v in arrays.items()}
         # also if it is nothing: what came in an earlier round is over
         self._trainer.receive({k: torch.as_tensor(np.asarray(v)) for k, v in beside.items()})
-        missing = sorted(set(own) - set(received))
+        shapes = self._trainer.net.state_dict()
+        whole = self._trainer.before_load(received, self._own(data, received))
+        missing = sorted(set(shapes) - set(whole))
         if missing:
             raise ValueError(f"the server's model has no {missing[0]!r}: it was made for another network")
-        weights = {k: torch.as_tensor(np.asarray(received[k])).to(v).reshape(v.shape) for k, v in own.items()}
+        weights = {k: whole[k].to(v).reshape(v.shape) for k, v in shapes.items()}
         self._trainer.net.load_state_dict(weights)
         return self._trainer
+
+    def _own(self, data: Shareable, received: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """Return the site's weights after its last round by name, as they may stand in for a model's.
+
+        Of another site's model, which the server asks to test, only what that site kept to itself.
+        """
+        if self._trainer is None or not self._trainer.hooks or not (state := self._saved(None)):
+            return {}
+        of_server = str(data.get_header(AppConstants.MODEL_OWNER, OF_SERVER)).startswith(OF_SERVER)
+        return {name: value for name, value in state["net"].items() if of_server or name not in received}
 
     def _rounds(self, data: Shareable) -> int:
         """Rounds in all; a job that resumes counts only its own."""
@@ -289,11 +303,6 @@ class SiteLearner(Learner):
             volume = self._volumes[tag.split("/")[0]][0]
             picture = comparison_image(trainer.net, volume, self._task)
             self._writer.write(tag, picture, AnalyticsDataType.IMAGE, global_step=step)
-
-
-def _is_alone(trainer: Trainer) -> bool:
-    """Whether the personal network is the only one, i.e. the site shares none."""
-    return trainer.personal is trainer.net
 
 
 def _threads_per_site(root: Path) -> int:

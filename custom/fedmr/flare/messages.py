@@ -11,8 +11,10 @@ from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
 from nvflare.apis.shareable import Shareable, make_copy
 from nvflare.app_common.app_constant import AlgorithmConstants, AppConstants
 
+from fedmr.algorithms import settings_of
+from fedmr.algorithms.flmrcm import LATENTS
 from fedmr.tasks.base import Task
-from fedmr.training.target_latents import LATENTS, Latents
+from fedmr.training.target_latents import Latents
 
 LATENTS_TASK = "latents"  # by which the server asks FL-MRCM's target site
 OUTSIDE = "fedmr_outside"  # in the server's context: sites of the job that do not train
@@ -57,11 +59,11 @@ def pack(difference: dict[str, np.ndarray], steps: int, controls: dict[str, np.n
 
 
 def first_task(task: Task, weights: Mapping[str, np.ndarray]) -> DXO:
-    """What the server sends in the first round: the weights, and for SCAFFOLD controls of zero."""
+    """Return what the server sends in the first round: the weights, and the algorithm's extra arrays."""
     dxo = DXO(DataKind.WEIGHTS, data=dict(weights))
-    if task.algorithm["name"] != "scaffold":
+    arrays = settings_of(task.algorithm).local(seed=task.seed).first_arrays(weights)
+    if not arrays:
         return dxo
-    zeros = {name: np.zeros_like(value) for name, value in weights.items()}
-    controls = DXO(DataKind.WEIGHT_DIFF, data=zeros)
-    parts = {AppConstants.MODEL_WEIGHTS: dxo, AlgorithmConstants.SCAFFOLD_CTRL_GLOBAL: controls}
+    extra = DXO(DataKind.WEIGHT_DIFF, data=arrays)
+    parts = {AppConstants.MODEL_WEIGHTS: dxo, AlgorithmConstants.SCAFFOLD_CTRL_GLOBAL: extra}
     return DXO(DataKind.COLLECTION, data=parts)

@@ -8,7 +8,6 @@ from typing import Any
 from fedmr.aggregation.guard import evaluating_sites, read_rejections
 from fedmr.federation.render import read_task
 from fedmr.tasks.base import Task
-from fedmr.tasks.flmrcm_settings import Mrcm
 from fedmr.tasks.registry import build_task
 
 # of all kinds of task; a reconstruction has no "interpolated"

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
 
@@ -10,20 +10,10 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from fedmr.algorithms import settings_of
 from fedmr.data.splits import SPLITS
-from fedmr.tasks.flmrcm_settings import Mrcm
 from fedmr.utils.validation import Count, NotNegative, Number, Positive, Whole, settings
 
-# What a site does beside plain training, with its parameters; made by `fedmr.training.algorithms.make_trainer`.
-# Those of flmrcm have types and defaults of their own: `fedmr.tasks.flmrcm_settings.Mrcm`.
-ALGORITHMS: dict[str, tuple[str, ...]] = {
-    "fedavg": (),
-    "fedprox": ("mu",),
-    "scaffold": (),
-    "ditto": ("strength",),
-    "local": (),
-    "flmrcm": tuple(f.name for f in fields(Mrcm)),
-}
 _Optimizer = Annotated[Literal["adam", "rmsprop"], Field(description="adam or rmsprop")]
 _Network = Annotated[Mapping[str, Any], Field(description="a mapping with 'name' and the network's arguments")]
 _Loss = Annotated[Mapping[str, Number], Field(description="a finite weight by name of the loss")]
@@ -85,7 +75,7 @@ class Task(ABC):
         batch_size: patches or slices per step.
         local_epochs: epochs per federated round.
         seed: seed of the sampling; the same at every site, so that results do not depend on site names.
-        algorithm: name and parameters of what a site does, one of `ALGORITHMS`.
+        algorithm: name and parameters of what a site does, see `fedmr.algorithms`.
     """
 
     purpose: ClassVar[str]  # what the network is for, in words
@@ -110,25 +100,8 @@ class Task(ABC):
     def _check_network(self) -> Self:
         if "name" not in self.network:
             raise ValueError(f"task: network {dict(self.network)} has no 'name'; add it")
-        self._check_algorithm()
+        settings_of(self.algorithm).check_network(self.network)
         return self
-
-    def _check_algorithm(self) -> None:
-        given = dict(self.algorithm)
-        name = given.pop("name", None)
-        if name not in ALGORITHMS:
-            raise ValueError(f"task: algorithm {name!r} is unknown; known are {', '.join(ALGORITHMS)}")
-        if name == "flmrcm":
-            Mrcm.from_dict(given)
-            if self.network["name"] != "unet":
-                raise ValueError(f"task: algorithm flmrcm needs network unet, not {self.network['name']}")
-            return
-        if set(given) != set(ALGORITHMS[name]):
-            wanted = ", ".join(ALGORITHMS[name]) or "no parameters"
-            raise ValueError(f"task: algorithm {name} takes {wanted}, not {', '.join(given) or 'none'}")
-        for parameter, value in given.items():
-            if not value >= 0:
-                raise ValueError(f"task: algorithm {name} has {parameter} {value}; it must be 0 or above")
 
     @property
     @abstractmethod

@@ -20,7 +20,7 @@ from fedmr.reports.pictures import comparison_image
 from fedmr.runs.run import Figures, summarise
 from fedmr.tasks.base import Task, Volume
 from fedmr.tasks.registry import build_task
-from fedmr.training.algorithms import make_trainer
+from fedmr.training.build import make_trainer
 from fedmr.training.trainer import TrainingStats, evaluate
 from fedmr.utils.errors import DataError
 

@@ -21,31 +21,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedmr.nets.unet import LATENT_SIDE, UNet
+from fedmr.algorithms.flmrcm import LATENTS, Mrcm
+from fedmr.nets.unet import UNet
 from fedmr.physics.masks import seed_of
 from fedmr.privacy.ledger import Charge
 from fedmr.privacy.mechanism import Vector, clip, from_vector, gaussian_mechanism, system_normal
 from fedmr.tasks.base import Sampler
-from fedmr.tasks.flmrcm_settings import Mrcm
 from fedmr.tasks.slices import SliceSampler
 from fedmr.utils.errors import UnsafeError
 
-LATENTS = "latents"  # name of the array in messages
-
 Latents = NDArray[np.float32]
-
-
-def latent_width(weights: Mapping[str, Any]) -> int:
-    """Values of a latent by the weights of a U-Net, its `state_dict` or a message with it: 4 times the bottleneck's
-    channels.
-
-    Raises:
-        ValueError: the weights are of a network without a bottleneck.
-    """
-    bottleneck = [value for name, value in weights.items() if name.startswith("bottleneck.")]
-    if not bottleneck:
-        raise ValueError("these weights are of a network without a bottleneck; FL-MRCM needs a U-Net")
-    return LATENT_SIDE**2 * int(bottleneck[-1].shape[0])
 
 
 @torch.no_grad()

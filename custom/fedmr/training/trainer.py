@@ -1,56 +1,23 @@
 """Training and evaluation: one loop, used by the FLARE learner, by `fedmr train` and by tests.
 
-An algorithm that changes local training (FedProx, SCAFFOLD, cross-site modelling) is a `Hook`; the loop stays.
+An algorithm (`fedmr.algorithms`) is an object whose stages the loop calls; the loop stays.
 """
 
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fedmr.algorithms.base import Algorithm, Weights
 from fedmr.losses import WeightedSum
 from fedmr.metrics import mean_metrics, volume_metrics
 from fedmr.nets import build
 from fedmr.tasks.base import Sampler, Task, Volume
-from fedmr.training.optimizers import OPTIMIZERS
-
-
-class Hook:
-    """Extension points of local training for an algorithm; every method does nothing by default."""
-
-    def receive(self, arrays: Mapping[str, Tensor]) -> None:
-        """Receive extra arrays of any shape from the server by name (possibly none), before `round_started`."""
-
-    def round_started(self, net: nn.Module) -> None:
-        """Start a round; the network holds the received weights."""
-
-    def add_loss(self, net: nn.Module, loss: Tensor) -> Tensor:
-        """Return the loss to differentiate, a scalar, given the loss of the task, a scalar."""
-        return loss
-
-    def gradients_ready(self, net: nn.Module) -> None:
-        """Change the gradients after clipping, before the optimiser steps."""
-
-    def round_finished(self, net: nn.Module, steps: int) -> None:
-        """End a round after `steps` optimisation steps."""
-
-    def send(self) -> dict[str, Tensor]:
-        """Return extra arrays for the server by parameter name, shaped as the parameter.
-
-        Called after `round_finished`; they travel with the weight difference.
-        """
-        return {}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state that must survive the process."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore `state_dict`."""
+from fedmr.utils.optimizers import OPTIMIZERS
 
 
 @dataclass
@@ -70,7 +37,7 @@ def fit(
     *,
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
-    hooks: Sequence[Hook] = (),
+    hooks: Sequence[Algorithm] = (),
     clip_norm: float = 1.0,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> TrainingStats:
@@ -162,7 +129,9 @@ class Trainer:
 
     Attributes:
         net: the network, which the federation shares.
-        personal: a network that stays at the site, for an algorithm that has one.
+
+    Raises:
+        ValueError: the algorithm does not go with the network.
     """
 
     def __init__(
@@ -171,16 +140,42 @@ class Trainer:
         sampler: Sampler,
         *,
         rounds: int,
-        hooks: Sequence[Hook] = (),
+        hooks: Sequence[Algorithm] = (),
     ) -> None:
-        self.task, self.sampler, self.hooks = task, sampler, list(hooks)
-        self.personal: nn.Module | None = None
+        self.task, self.sampler, self.rounds, self.hooks = task, sampler, rounds, list(hooks)
         self.net = build(**task.network).to(sampler.device)
         self.loss = WeightedSum(task.loss)
         self.optimizer = OPTIMIZERS[task.optimizer](self.net.parameters(), lr=task.learning_rate)
         total = max(rounds * task.local_epochs * self.sampler.steps_per_epoch, 1)
         self.schedule = _warmup_then_cosine(self.optimizer, task, total)
         self.epoch = 0
+        for hook in self.hooks:
+            hook.attach(self)
+
+    def twin(self, hooks: Sequence[Algorithm]) -> "Trainer":
+        """Return a new training of the same task on the same data, with other hooks."""
+        return Trainer(self.task, self.sampler, rounds=self.rounds, hooks=hooks)
+
+    def is_private(self, name: str) -> bool:
+        """Return whether a parameter or buffer of the network stays at the site."""
+        return any(hook.is_private(name) for hook in self.hooks)
+
+    @property
+    def keeps_part(self) -> bool:
+        """Whether some of the network stays at the site, so that the server's network is none to use."""
+        return any(map(self.is_private, self.net.state_dict()))
+
+    @property
+    def personal(self) -> nn.Module | None:
+        """A network that stays at the site: the algorithm's second one, or the only one if some of it is private."""
+        second = next((hook.personal for hook in self.hooks if hook.personal is not None), None)
+        return self.net if second is None and self.keeps_part else second
+
+    def before_load(self, received: Weights, own: Weights) -> Weights:
+        """Return what the network will hold, by name, of any shape; see `Algorithm.before_load`."""
+        for hook in self.hooks:
+            received = hook.before_load(received, own)
+        return received
 
     def receive(self, arrays: Mapping[str, Tensor]) -> None:
         """Pass the server's extra arrays, of any shape, to the hooks."""
@@ -209,7 +204,7 @@ class Trainer:
             hook.round_started(self.net)
         total = TrainingStats()
         for number in range(self.task.local_epochs):
-            epoch = self.run_epoch(should_stop)
+            epoch = self._run_epoch_of_all(should_stop)
             total = TrainingStats(total.steps + epoch.steps, epoch.loss, total.seconds + epoch.seconds, epoch.stopped)
             if epoch.stopped:
                 return total
@@ -217,6 +212,14 @@ class Trainer:
         for hook in self.hooks:
             hook.round_finished(self.net, total.steps)
         return total
+
+    def _run_epoch_of_all(self, should_stop: Callable[[], bool]) -> TrainingStats:
+        """Train an epoch, and what the hooks train after it; the stats are the network's, the time that of all."""
+        epoch = self.run_epoch(should_stop)
+        for hook in self.hooks if not epoch.stopped else ():
+            if (other := hook.epoch_finished(should_stop)) is not None:
+                epoch = replace(epoch, seconds=epoch.seconds + other.seconds, stopped=epoch.stopped or other.stopped)
+        return epoch
 
     def run_epoch(self, should_stop: Callable[[], bool] = lambda: False) -> TrainingStats:
         """Train one epoch from the network's present weights."""

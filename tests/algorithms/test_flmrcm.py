@@ -7,12 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from fedmr.algorithms.flmrcm import LATENTS, CrossSiteModelling, DomainIdentifier
 from fedmr.nets import build
 from fedmr.tasks.registry import build_task
 from fedmr.tasks.slices import SliceSampler, load_volumes
-from fedmr.training.algorithms import make_trainer
-from fedmr.training.flmrcm import CrossSiteModelling, DomainIdentifier
-from fedmr.training.target_latents import LATENTS
+from fedmr.training.build import make_trainer
 from fedmr.training.trainer import Trainer, fit
 from kspace_site import make_task
 from phantoms import write_site

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fedmr.tasks.flmrcm_settings import Mrcm
+from fedmr.algorithms.flmrcm import Mrcm
 from fedmr.tasks.registry import build_task
 
 SETTINGS = {"target_sites": ["site-4"]}

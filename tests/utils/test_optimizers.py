@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from fedmr.nets import build
-from fedmr.training.optimizers import OPTIMIZERS
+from fedmr.utils.optimizers import OPTIMIZERS
 
 OF_TORCH = {"adam": torch.optim.Adam, "rmsprop": torch.optim.RMSprop}
 TRAIN = """
 import sys
 from fedmr.nets import build
-from fedmr.training.optimizers import OPTIMIZERS
+from fedmr.utils.optimizers import OPTIMIZERS
 import torch
 for make in OPTIMIZERS.values():
     net = build("mscan", channels=4, blocks=1)

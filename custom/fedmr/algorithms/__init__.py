@@ -1,0 +1,36 @@
+"""Federated algorithms by name. A new one is one file here, or one of the user's own, and one line in `ALGORITHMS`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fedmr.algorithms.base import AlgorithmSettings, FedAvg
+from fedmr.algorithms.ditto import DittoSettings
+from fedmr.algorithms.fedprox import FedProxSettings
+from fedmr.algorithms.flmrcm import Mrcm
+from fedmr.algorithms.local import LocalSettings
+from fedmr.algorithms.scaffold import ScaffoldSettings
+
+ALGORITHMS: dict[str, type[AlgorithmSettings]] = {
+    "fedavg": FedAvg,
+    "fedprox": FedProxSettings,
+    "scaffold": ScaffoldSettings,
+    "ditto": DittoSettings,
+    "local": LocalSettings,
+    "flmrcm": Mrcm,
+}
+
+
+def settings_of(values: Mapping[str, Any]) -> AlgorithmSettings:
+    """Return the settings of a task's `algorithm`.
+
+    Args:
+        values: "name", a key of `ALGORITHMS`, and the algorithm's settings.
+
+    Raises:
+        ValueError: naming the unknown algorithm, or the setting that is wrong, missing or unknown.
+    """
+    given = dict(values)
+    name = given.pop("name", None)
+    if name not in ALGORITHMS:
+        raise ValueError(f"task: algorithm {name!r} is unknown; known are {', '.join(ALGORITHMS)}")
+    return ALGORITHMS[name](**given)
