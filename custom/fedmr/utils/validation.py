@@ -78,9 +78,8 @@ def explain(what: str, cls: Any, error: ValidationError, given: Mapping[str, Any
             remedy = fields[name].description if name in fields else None
             clauses[name] = f"{what} {name} is {state}; it must be {remedy or fault['msg']}"
     if unknown:
-        clauses["unknown"] = f"{what} {', '.join(sorted(unknown))} is unknown; " + (
-            f"known are {', '.join(fields)}" if fields else "it takes none"
-        )
+        known = f"known are {', '.join(fields)}" if fields else "it takes none"
+        clauses["unknown"] = f"{what} {', '.join(sorted(unknown))} is unknown; {known}"
     return "; ".join(clauses.values())
 
 
