@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fedmr.aggregation.guard import evaluating_sites, read_rejections
+from fedmr.algorithms.flmrcm import Mrcm
 from fedmr.federation.render import read_task
 from fedmr.tasks.base import Task
 from fedmr.tasks.registry import build_task
