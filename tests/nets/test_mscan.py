@@ -5,7 +5,7 @@ import torch
 
 from fedmr.losses import WeightedSum
 from fedmr.nets import build, count_parameters
-from fedmr.nets.mscan import Fusion, spatial_mean
+from fedmr.nets.mscan import Fusion, ScaleAttention, spatial_mean
 from fedmr.physics.degradation import interpolate
 
 VARIANTS = list(itertools.product(("chain", "parallel", "single"), ("joint", "softmax", "none"), (True, False)))
@@ -126,6 +126,33 @@ def test_activate_is_a_leaky_relu_before_the_last_convolution_and_nothing_else()
         net(torch.rand(2, 1, 12, 9, generator=torch.Generator().manual_seed(0)))
     assert (seen[0] < 0).any()
     assert torch.equal(torch.where(seen[0] < 0, 0.2 * seen[0], seen[0]), seen[1])
+
+
+@pytest.mark.parametrize(
+    ("scales", "choice"),
+    [
+        *(("chain", choice) for choice in ({"pooling": "contrast"}, {"preactivate": True}, {"activate_scales": True})),
+        *((scales, {"pooling": "contrast"}) for scales in ("parallel", "single")),
+    ],
+)
+def test_every_choice_of_a_block_changes_its_result_but_neither_start_nor_number_of_weights(choice, scales):
+    low = torch.rand(2, 1, 12, 9, generator=torch.Generator().manual_seed(0))
+    plain, other = (build("mscan", seed=1, scale=2, scales=scales, **more, **SMALL) for more in ({}, choice))
+    assert torch.allclose(other(low), interpolate(low, 2, "pixel0"), rtol=0, atol=1e-6)
+    assert count_parameters(other) == count_parameters(plain)
+    for net in (plain, other):
+        torch.nn.init.normal_(net.tail.weight, generator=torch.Generator().manual_seed(1))
+        torch.nn.init.normal_(net.body[0].attention.excite.weight, generator=torch.Generator().manual_seed(2))
+    assert not torch.allclose(other(low), plain(low), rtol=0, atol=1e-4)
+
+
+def test_contrast_pooling_sees_the_spread_of_a_feature():
+    flat, busy = torch.ones(1, 24, 8, 8), torch.ones(1, 24, 8, 8)
+    busy[..., ::2], busy[..., 1::2] = 0.5, 1.5
+    for pooling, told_apart in (("mean", False), ("contrast", True)):
+        attention = ScaleAttention(8, "joint", 4, pooling)
+        torch.nn.init.normal_(attention.excite.weight, generator=torch.Generator().manual_seed(2))
+        assert torch.allclose(attention(flat), attention(busy), atol=1e-2) is not told_apart
 
 
 def test_paper_size_has_about_1_2_million_parameters_and_equal_width_without_scales():

@@ -17,6 +17,7 @@ from fedmr.physics.degradation import Grid, interpolate, interpolation_kernel
 Attention = Literal["none", "joint", "softmax"]
 Scales = Literal["chain", "parallel", "single"]
 Start = Literal["torch", "he"]
+Pooling = Literal["mean", "contrast"]
 
 N_SCALES = 3  # receptive fields 3, 5 and 7
 FUSE_GAIN = 0.3  # of the start "he"; from one run each with 1, 0.3 and 0.1 (benchmarks/results/tuning_study.md)
@@ -48,9 +49,9 @@ class ScaleAttention(nn.Module):
     softmax: per channel a softmax across the S scales, gain S*softmax (as in selective-kernel networks).
     """
 
-    def __init__(self, channels: int, kind: Attention, reduction: int) -> None:
+    def __init__(self, channels: int, kind: Attention, reduction: int, pooling: Pooling) -> None:
         super().__init__()
-        self.kind = kind
+        self.kind, self.pooling = kind, pooling
         squeezed = channels * (N_SCALES if kind == "joint" else 1)
         self.squeeze = nn.Linear(squeezed, max(squeezed // reduction, 4))
         self.excite = nn.Linear(self.squeeze.out_features, channels * N_SCALES)
@@ -61,6 +62,9 @@ class ScaleAttention(nn.Module):
         """Features (N, S*C, h, w) to their gains (N, S*C)."""
         n = features.shape[0]
         pooled = spatial_mean(features)
+        if self.pooling == "contrast":
+            spread = spatial_mean(features * features) - pooled * pooled
+            pooled = pooled + (spread.clamp_min(0) + 1e-6).sqrt()
         if self.kind == "softmax":
             pooled = pooled.view(n, N_SCALES, -1).sum(dim=1)
         # leaky: with few squeezed channels all of them can die under a plain ReLU, and attention with them
@@ -93,20 +97,21 @@ class Fusion(nn.Conv2d):
 class MultiScaleBlock(nn.Module):
     """Multi-scale feature block (MSFB): features at three receptive fields, attention, 1x1 fusion, residual.
 
-    chain: three 3x3 convolutions whose intermediate outputs are the scales; ReLU only between them, so the
-    scale features stay linear (a ReLU on each loses about 0.2 dB). parallel: one 3x3, 5x5 and 7x7 kernel.
-    single: one 3x3 path of the same width S*C, the ablation without scales.
+    chain: three 3x3 convolutions, with ReLU between them, whose intermediate outputs are the scales. parallel: one
+    3x3, 5x5 and 7x7 kernel. single: one 3x3 path of the same width S*C, the ablation without scales.
     """
 
-    def __init__(self, channels: int, scales: Scales, attention: Attention, reduction: int) -> None:
+    def __init__(self, channels: int, variant: "Variant") -> None:
         super().__init__()
-        self.scales = scales
+        scales, attention = variant.scales, variant.attention
+        self.scales, self.preactivate, self.activate_scales = scales, variant.preactivate, variant.activate_scales
         if scales == "single":
             self.convs = nn.ModuleList([conv(channels, N_SCALES * channels)])
         else:
             kernels = (3, 3, 3) if scales == "chain" else (3, 5, 7)
             self.convs = nn.ModuleList([conv(channels, channels, k) for k in kernels])
-        self.attention = None if attention == "none" else ScaleAttention(channels, attention, reduction)
+        looks = variant.reduction, variant.pooling
+        self.attention = None if attention == "none" else ScaleAttention(channels, attention, *looks)
         self.fuse = Fusion(N_SCALES * channels, channels)
 
     def start_he(self) -> None:
@@ -119,12 +124,14 @@ class MultiScaleBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, h, w) to (N, C, h, w)."""
         if self.scales == "chain":
-            features = [self.convs[0](x)]
+            features = [self.convs[0](F.leaky_relu(x, 0.1) if self.preactivate else x)]
             for layer in list(self.convs)[1:]:
                 features.append(layer(F.relu(features[-1])))
         else:
             features = [F.relu(layer(x)) for layer in self.convs]
         joined = torch.cat(features, dim=1)
+        if self.activate_scales:
+            joined = F.leaky_relu(joined, 0.1)
         fused: Tensor = self.fuse(joined, self.attention(joined) if self.attention else None)
         return x + fused
 
@@ -141,6 +148,11 @@ class Variant:
         start: initial weights of the convolutions before the last: "torch" draws them as torch does, and features lose
             about half of their size with every convolution; "he" keeps it.
         activate: leaky ReLU before the last convolution, else only blocks are non-linear.
+        pooling: what the attention sees of a feature: its "mean", or "contrast", its mean plus its standard deviation
+            (Hui et al., ACM Multimedia 2019).
+        preactivate: leaky ReLU before the first convolution of a block of scales "chain".
+        activate_scales: leaky ReLU on the features of every scale before they are fused; the scales that are no chain
+            have a ReLU there already.
 
     Raises:
         ValueError: an unknown choice.
@@ -152,11 +164,15 @@ class Variant:
     fuse_all: bool = True
     start: Start = "torch"
     activate: bool = False
+    pooling: Pooling = "mean"
+    preactivate: bool = False
+    activate_scales: bool = False
 
     def __post_init__(self) -> None:
         _check("scales", self.scales, ("chain", "parallel", "single"))
         _check("attention", self.attention, ("joint", "softmax", "none"))
         _check("start", self.start, ("torch", "he"))
+        _check("pooling", self.pooling, ("mean", "contrast"))
 
 
 class MSCAN(nn.Module):
@@ -192,9 +208,7 @@ class MSCAN(nn.Module):
         v = Variant(**variant)
         self.scale, self.grid, self.fuse_all, self.activate = scale, grid, v.fuse_all, v.activate
         self.head = conv(1, channels)
-        self.body = nn.ModuleList(
-            [MultiScaleBlock(channels, v.scales, v.attention, v.reduction) for _ in range(blocks)]
-        )
+        self.body = nn.ModuleList([MultiScaleBlock(channels, v) for _ in range(blocks)])
         gathered = conv(blocks * channels, channels, 1) if v.fuse_all else nn.Identity()
         self.gather = nn.Sequential(gathered, conv(channels, channels))
         if v.start == "he":
