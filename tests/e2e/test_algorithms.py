@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from federation import federate
+from fedmr.aggregation.guard import read_rejections
 from fedmr.checkpoints.model_file import load_model
-from fedmr.flare.learner import PERSONAL_FILE
+from fedmr.flare.learner import PERSONAL_FILE, STATE_FILE
 from fedmr.reports.cross_site import is_cross_site, read_matrix
 from fedmr.runs.facts import read_log
 from fedmr.runs.run import read_events, read_figures, read_rounds
@@ -150,3 +151,16 @@ def test_the_pooled_baseline_refuses_more_than_one_site(hospitals, tmp_path):
     assert "fedmr pool" in log
     assert result.returncode != 0
     assert not (tmp_path / "w" / RUN / "app_server" / "FL_global_model.pt").exists()
+
+
+def test_the_federations_model_is_the_mean_of_the_sites_averages(job, hospitals, tmp_path):
+    """The guard takes the last round's updates, which go from the received weights to the averaged ones."""
+    run = federate(job("mscan_fedavg", "task { ema_decay = 0.9 }"), tmp_path / "w", hospitals)
+    states = [torch.load(run.home / site / "simulate_job" / STATE_FILE, weights_only=True) for site in SITES]
+    steps = [record["steps"] for record in read_rounds(run.home)[-1]["sites"].values()]
+    model = torch.load(run.home / RUN / "app_server" / "FL_global_model.pt")["model"]
+    assert not read_rejections(run.home / RUN)
+    for name, value in model.items():
+        averages = [state["averaged"][f"module.{name}"] * n for state, n in zip(states, steps, strict=True)]
+        assert torch.allclose(torch.as_tensor(value), sum(averages) / sum(steps), atol=1e-6)
+        assert not torch.equal(states[0]["averaged"][f"module.{name}"], states[0]["net"][name])

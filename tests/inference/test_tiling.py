@@ -7,6 +7,7 @@ from fedmr.inference.tiling import CELL, FAST_ERROR, SliceNetwork, TileError
 from fedmr.nets import NETWORKS, build
 from fedmr.physics.degradation import interpolate
 from fedmr.tasks.super_resolution import super_resolve
+from fedmr.utils.precision import has_bfloat16
 
 VARIANTS = [
     {"channels": 8, "blocks": 2},
@@ -108,7 +109,7 @@ def test_whole_slices_are_what_training_evaluates(args):
     assert (SliceNetwork(net, scale, exact=False)(low) - expected).square().mean().sqrt() < FAST_ERROR
 
 
-@pytest.mark.skipif(not tiles._has_bfloat16(torch.device("cpu")), reason="this CPU has no 16-bit arithmetic")
+@pytest.mark.skipif(not has_bfloat16(torch.device("cpu")), reason="this CPU has no 16-bit arithmetic")
 def test_16_bits_are_taken_only_where_they_are_precise_enough():
     net = mscan(channels=8, blocks=2)
     assert SliceNetwork(net, 2, exact=False).fast

@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 from itertools import pairwise
 
@@ -11,7 +12,9 @@ from fedmr.nets import build
 from fedmr.physics.degradation import interpolate, zero_filled_acquisition
 from fedmr.tasks.patches import PatchSampler, load_volumes
 from fedmr.tasks.super_resolution import super_resolve
+from fedmr.training.build import make_trainer
 from fedmr.training.trainer import Trainer, evaluate, fit
+from fedmr.utils.precision import has_bfloat16
 
 
 @pytest.fixture
@@ -179,3 +182,66 @@ def test_a_round_is_its_epochs_with_the_hooks_around(train, task):
     calls.clear()
     assert by_round.run_round(should_stop=lambda: True).stopped
     assert calls == ["started"]
+
+
+def test_training_in_16_bits_ends_near_training_in_32(train, task):
+    """The interpolation that the network starts from is not rounded, so the result is as good."""
+    nets = {}
+    for precision in ("float32", "bfloat16"):
+        trainer = Trainer(dataclasses.replace(task, precision=precision), PatchSampler(train, task), rounds=2)
+        for _ in range(2):
+            trainer.run_epoch()
+        nets[precision] = trainer.net
+    exact, rounded = (evaluate(net, train, task)["model"]["psnr"] for net in nets.values())
+    assert same(*nets.values()) is not has_bfloat16(torch.device("cpu"))
+    assert rounded == pytest.approx(exact, abs=0.05)
+
+
+def test_an_untrained_network_interpolates_in_32_bits_under_autocast(task):
+    net, low = build(**task.network), torch.rand(2, 1, 24, 24)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = net(low)
+    assert torch.allclose(output, interpolate(low, 2), atol=1e-6)
+
+
+def test_the_last_round_gives_the_averaged_weights(train, task):
+    plain, averaging = (
+        Trainer(dataclasses.replace(task, ema_decay=decay), PatchSampler(train, task), rounds=2) for decay in (0, 0.9)
+    )
+    expected, number = {}, 0
+
+    class ByHand(Algorithm):
+        def gradients_ready(self, net):
+            nonlocal number
+            if averaging.optimizer.state:  # a step was made: these are the weights after it
+                decay = min(0.9, (1 + number) / (10 + number)) if number else 0
+                for name, value in net.state_dict().items():
+                    expected[name] = decay * expected[name] + (1 - decay) * value if number else value.clone()
+                number += 1
+
+    averaging.hooks.append(ByHand())
+    for _ in range(2):
+        plain.run_epoch()
+        averaging.run_epoch()
+        if averaging.epoch == 1:
+            assert all(torch.equal(v, averaging.net.state_dict()[k]) for k, v in averaging.result().items())
+            state = copy.deepcopy(averaging.state_dict() | {"hooks": []})
+    averaging.hooks[-1].gradients_ready(averaging.net)
+    assert same(plain.net, averaging.net)
+    for name, value in averaging.result().items():
+        assert torch.allclose(value, expected[name], atol=1e-6)
+    assert not torch.equal(averaging.result()["head.weight"], averaging.net.state_dict()["head.weight"])
+    resumed = Trainer(averaging.task, PatchSampler(train, task), rounds=2)
+    resumed.load_state_dict(state)
+    resumed.run_epoch()
+    assert all(torch.equal(v, averaging.result()[k]) for k, v in resumed.result().items())
+
+
+def test_averaging_is_refused_where_the_network_is_not_shared(train, task):
+    task_of_one = dataclasses.replace(task, algorithm={"name": "local"}, ema_decay=0.9)
+    with pytest.raises(ValueError, match="ema_decay averages the shared network"):
+        make_trainer(task_of_one, PatchSampler(train, task), rounds=1)
+    with pytest.raises(ValueError, match="ema_decay is 1"):
+        dataclasses.replace(task, ema_decay=1)
+    with pytest.raises(ValueError, match="precision is 'float16'; it must be auto, float32 or bfloat16"):
+        dataclasses.replace(task, precision="float16")

@@ -136,7 +136,7 @@ class SiteLearner(Learner):
         self._save(trainer)
         if isinstance(trainer, PrivateTrainer):
             site_ledger(self, fl_ctx).record("DP-SGD, mean of the steps", trainer.distance())
-        trained = {k: v for k, v in trainer.net.state_dict().items() if not trainer.is_private(k)}
+        trained = {k: v for k, v in trainer.result().items() if not trainer.is_private(k)}
         difference = {k: (v - received[k]).cpu().numpy() for k, v in trained.items()}
         controls = {k: v.cpu().numpy() for k, v in trainer.send().items()}
         return pack(difference, progress.steps, controls).to_shareable()

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from fedmr.utils.precision import has_bfloat16
+
 CELL = 32  # tiles begin at multiples of this
 BATCH_PIXELS = 2**16  # LR pixels per forward pass: more is slower on a CPU, whose caches it leaves
 # What 16-bit arithmetic may change on noise in [0, 1], root mean square. On real scans it is a third of that or less,
@@ -54,7 +56,7 @@ class SliceNetwork:
         self.device = next(net.parameters()).device
         self.reach = _reach(net)
         self.fast = False
-        if not exact and _has_bfloat16(self.device):
+        if not exact and has_bfloat16(self.device):
             self.fast = self._rounding_error() <= FAST_ERROR
 
     @torch.inference_mode()
@@ -257,10 +259,3 @@ def _reach(net: nn.Module) -> int:
 
 def _free_memory(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-
-
-def _has_bfloat16(device: torch.device) -> bool:
-    """Return whether 16-bit convolutions are faster than 32-bit ones here, and not emulated."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))

@@ -189,6 +189,8 @@ def interpolate(low: Tensor, scale: int, grid: Grid = "pixel0", kernel: Tensor |
 
     On the half grid this is `torch.nn.functional.interpolate(mode="bicubic")`; on pixel0 it has no torch name.
 
+    It computes in the precision of `low` under autocast, too: 16 bits would round the image itself.
+
     Args:
         low: (N, 1, h, w), real.
         scale: integer factor.
@@ -200,5 +202,8 @@ def interpolate(low: Tensor, scale: int, grid: Grid = "pixel0", kernel: Tensor |
     """
     if kernel is None:
         kernel = interpolation_kernel(scale, grid).to(low)
+    if torch.is_autocast_enabled(low.device.type):
+        with torch.autocast(low.device.type, enabled=False):
+            return interpolate(low, scale, grid, kernel)
     phases = F.conv2d(F.pad(low, (2, 2, 2, 2), mode="replicate"), kernel)
     return F.pixel_shuffle(phases, scale)

@@ -12,9 +12,12 @@ from torch import Tensor, nn
 
 from fedmr.algorithms import settings_of
 from fedmr.data.splits import SPLITS
+from fedmr.utils.precision import Precision
 from fedmr.utils.validation import Count, NotNegative, Number, Positive, Whole, settings
 
 _Optimizer = Annotated[Literal["adam", "rmsprop"], Field(description="adam or rmsprop")]
+_Precision = Annotated[Precision, Field(description="auto, float32 or bfloat16")]
+_Decay = Annotated[int | float, Field(ge=0, lt=1, description="a number of at least 0 and below 1")]
 _Network = Annotated[Mapping[str, Any], Field(description="a mapping with 'name' and the network's arguments")]
 _Loss = Annotated[Mapping[str, Number], Field(description="a finite weight by name of the loss")]
 _Algorithm = Annotated[Mapping[str, Any], Field(description="a mapping with 'name' and the algorithm's parameters")]
@@ -74,6 +77,9 @@ class Task(ABC):
         clip_norm: gradient norm above which gradients are scaled down.
         batch_size: patches or slices per step.
         local_epochs: epochs per federated round.
+        precision: of the forward pass in training, see `utils.precision.training_autocast`.
+        ema_decay: of the exponential moving average of the weights over the steps, which is the result of the last
+            round; 0 switches it off. The first steps count more, so that the start is forgotten.
         seed: seed of the sampling; the same at every site, so that results do not depend on site names.
         algorithm: name and parameters of what a site does, see `fedmr.algorithms`.
     """
@@ -93,6 +99,8 @@ class Task(ABC):
     clip_norm: NotNegative = 1.0
     batch_size: Count = 16
     local_epochs: Count = 1
+    precision: _Precision = "auto"
+    ema_decay: _Decay = 0
     seed: Whole = 0
     algorithm: _Algorithm = field(default_factory=lambda: {"name": "fedavg"})
 

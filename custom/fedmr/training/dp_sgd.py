@@ -26,19 +26,26 @@ from fedmr.privacy.mechanism import Vector, clip, compare, system_normal
 from fedmr.tasks.base import Sampler, Task
 from fedmr.tasks.poisson_sampling import UnitSampler
 from fedmr.training.trainer import Trainer, TrainingStats
+from fedmr.utils.precision import Precision, training_autocast
 
 Unit = tuple[Tensor, Tensor]
 
 
-def unit_gradient(net: nn.Module, unit: Unit, loss_function: nn.Module) -> Vector:
+def unit_gradient(net: nn.Module, unit: Unit, loss_function: nn.Module, precision: Precision = "auto") -> Vector:
     """Gradient of a unit's loss by all trainable parameters, in their order, as one vector.
+
+    Args:
+        net: the network.
+        unit: input and target, see `fit`.
+        loss_function: output and target to a scalar.
+        precision: of the forward pass, see `training_autocast`.
 
     Raises:
         FloatingPointError: it, or the loss, is not finite.
     """
     given, target = unit
     given = given.contiguous(memory_format=torch.channels_last)
-    with torch.autocast(given.device.type, torch.bfloat16, enabled=given.device.type == "cuda"):
+    with training_autocast(given.device, precision):
         loss = loss_function(net(given), target)
     gradients = torch.autograd.grad(loss, _trainable(net), allow_unused=True, materialize_grads=True)
     vector = torch.cat([g.reshape(-1) for g in gradients]).double().cpu().numpy()
@@ -148,7 +155,7 @@ class PrivateTrainer(Trainer):
 
     def step(self, units: Sequence[Unit]) -> None:
         """One optimisation step with the noised gradient of these units."""
-        gradients = [unit_gradient(self.net, unit, self.loss) for unit in units]
+        gradients = [unit_gradient(self.net, unit, self.loss, self.task.precision) for unit in units]
         parameters = _trainable(self.net)
         sizes = [p.numel() for p in parameters]
         noise = {name: getattr(self.settings, name) for name in ("max_grad_norm", "noise_multiplier")}

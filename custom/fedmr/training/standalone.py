@@ -69,6 +69,7 @@ def train_pooled(
             log.write(json.dumps(record) + "\n")
             log.flush()
             say(f"round {number}/{rounds - 1} | {_line(done, received.get('psnr', math.nan))}")
+    trainer.net.load_state_dict(trainer.result())
     steps = trainer.epoch * trainer.sampler.steps_per_epoch
     training = {"federated": False, "sites": len(folders), "rounds": rounds, "steps": steps}
     metrics = {"split": "val", **evaluate(trainer.net, validation, task, with_baselines=True)}

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -17,7 +18,8 @@ from fedmr.losses import WeightedSum
 from fedmr.metrics import mean_metrics, volume_metrics
 from fedmr.nets import build
 from fedmr.tasks.base import Sampler, Task, Volume
-from fedmr.utils.optimizers import OPTIMIZERS
+from fedmr.utils.optimizers import OPTIMIZERS, averaged
+from fedmr.utils.precision import Precision, training_autocast
 
 
 @dataclass
@@ -39,7 +41,7 @@ def fit(
     schedule: torch.optim.lr_scheduler.LRScheduler,
     hooks: Sequence[Algorithm] = (),
     clip_norm: float = 1.0,
-    should_stop: Callable[[], bool] = lambda: False,
+    precision: Precision = "auto",
 ) -> TrainingStats:
     """Train over the batches, one optimisation step each.
 
@@ -51,7 +53,7 @@ def fit(
         schedule: stepped with it.
         hooks: called in their order.
         clip_norm: largest norm of the gradient.
-        should_stop: asked before every step.
+        precision: of the forward pass, see `training_autocast`.
 
     Raises:
         FloatingPointError: the loss is not finite.
@@ -60,10 +62,7 @@ def fit(
     progress, started, total = TrainingStats(), time.perf_counter(), torch.zeros((), device=device)
     net.train()
     for given, target in batches:
-        if should_stop():
-            progress.stopped = True
-            break
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with training_autocast(device, precision):
             loss = loss_function(net(given.contiguous(memory_format=torch.channels_last)), target)
         for hook in hooks:
             loss = hook.add_loss(net, loss)
@@ -148,9 +147,12 @@ class Trainer:
         self.optimizer = OPTIMIZERS[task.optimizer](self.net.parameters(), lr=task.learning_rate)
         total = max(rounds * task.local_epochs * self.sampler.steps_per_epoch, 1)
         self.schedule = _warmup_then_cosine(self.optimizer, task, total)
-        self.epoch = 0
+        self.epoch, self.last_epoch = 0, rounds * task.local_epochs
+        self.averaged = averaged(self.net, self.optimizer, task.ema_decay) if task.ema_decay else None
         for hook in self.hooks:
             hook.attach(self)
+        if self.averaged is not None and self.personal is not None:
+            raise ValueError("task: ema_decay averages the shared network; this algorithm keeps some at the site")
 
     def twin(self, hooks: Sequence[Algorithm]) -> "Trainer":
         """Return a new training of the same task on the same data, with other hooks."""
@@ -176,6 +178,16 @@ class Trainer:
         for hook in self.hooks:
             received = hook.before_load(received, own)
         return received
+
+    def result(self) -> dict[str, Tensor]:
+        """Return the weights after a round, by name: after the last one the averaged ones, if the task averages.
+
+        Nothing is trained from the average before, so it does not slow training; the federation's mean of the sites'
+        averages is the average of their mean.
+        """
+        chosen = self.averaged.module if self.averaged is not None and self.epoch >= self.last_epoch else self.net
+        state: dict[str, Tensor] = chosen.state_dict()
+        return state
 
     def receive(self, arrays: Mapping[str, Tensor]) -> None:
         """Pass the server's extra arrays, of any shape, to the hooks."""
@@ -225,14 +237,15 @@ class Trainer:
         """Train one epoch from the network's present weights."""
         progress = fit(
             self.net,
-            self.sampler.epoch(self.epoch),
+            takewhile(lambda _: not should_stop(), self.sampler.epoch(self.epoch)),
             self.loss,
             optimizer=self.optimizer,
             schedule=self.schedule,
             hooks=self.hooks,
             clip_norm=self.task.clip_norm,
-            should_stop=should_stop,
+            precision=self.task.precision,
         )
+        progress.stopped = progress.steps < self.sampler.steps_per_epoch
         self.epoch += 1
         return progress
 
@@ -244,11 +257,13 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "hooks": [hook.state_dict() for hook in self.hooks],
-        }
+        } | ({} if self.averaged is None else {"averaged": self.averaged.state_dict()})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore `state_dict`."""
         self.epoch = state["epoch"]
+        if self.averaged is not None and "averaged" in state:
+            self.averaged.load_state_dict(state["averaged"])
         self.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])

@@ -9,7 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
 
 _METHODS = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
 
@@ -38,3 +40,18 @@ def _arrange_gradients(optimizer: Optimizer, *_: Any) -> None:
 
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"adam": _adam, "rmsprop": _without_compiler(torch.optim.RMSprop)}
+
+
+def averaged(net: nn.Module, optimizer: Optimizer, decay: float) -> AveragedModel:
+    """Return a copy of the network that takes in its weights after every step, by exponential moving average.
+
+    Its decay grows to `decay` as (1 + n) / (10 + n) over n steps, so that the start is soon forgotten.
+    """
+
+    def mix(kept: Any, new: Any, count: Tensor | int) -> None:
+        number = int(count)
+        torch._foreach_lerp_(kept, new, 1 - min(decay, (1 + number) / (10 + number)))
+
+    kept = AveragedModel(net, multi_avg_fn=mix)
+    optimizer.register_step_post_hook(lambda *_: kept.update_parameters(net))
+    return kept
