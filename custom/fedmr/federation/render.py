@@ -6,7 +6,8 @@ HOCON includes inside a job do not work in FLARE 2.9.0 and symbolic links arrive
 import importlib
 import inspect
 import itertools
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,7 @@ CLIENT_CONFIG = Path("app/config/config_fed_client.conf")
 SERVER_CONFIG = Path("app/config/config_fed_server.conf")
 _PRIVACY_FILTERS = "fedmr.flare.filters."
 _SECTIONS = {"meta": Path("meta.conf"), "server": SERVER_CONFIG, "client": CLIENT_CONFIG}
-_CUSTOM_README = """This folder marks the job as one with custom code: without it FLARE checks the job against its class
-allow-list and refuses `fedmr`. The code itself is the installed package.
-"""
+CUSTOM_README = Path(__file__).with_name("job_custom") / "README.md"
 
 
 def job_names(configs: Path) -> list[str]:
@@ -51,10 +50,47 @@ def _parse(configs: Path, name: str) -> ConfigTree:
     return tree
 
 
+def job_tree(configs: Path, name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the source of a job with other settings, as plain values.
+
+    Args:
+        configs: folder with the job sources.
+        name: of the job to start from.
+        changes: entries of the source; nested ones change what they name. A `task.network` that names another network
+            replaces the job's, all but its scale and grid.
+
+    Raises:
+        ValueError: no such job, or an entry that the job does not have.
+    """
+    before = _plain(_parse(configs, name))
+    if unknown := sorted(set(changes) - set(before)):
+        raise ValueError(f"{name} has no {', '.join(unknown)}; it has {', '.join(sorted(before))}")
+    if not changes:
+        return before
+    text = f'include required("{name}.conf")\n'
+    if "network" in changes.get("task", {}):
+        network = changed_network(before["task"]["network"], changes["task"]["network"])
+        changes = {**changes, "task": {**changes["task"], "network": network}}
+        text += "task.network = null\n"
+    return _plain(ConfigFactory.parse_string(f"{text}{json.dumps(changes)[1:-1]}\n", basedir=str(configs)))
+
+
+def changed_network(own: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a network's arguments with changes; if they name another network, only scale and grid are kept."""
+    if any(change.get(key, own.get(key)) != own.get(key) for key in ("name", "path")):
+        own = {key: own[key] for key in ("scale", "grid") if key in own}
+    return {**own, **change}
+
+
+def _plain(tree: ConfigTree) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(json.dumps(tree.as_plain_ordered_dict()))
+    return values
+
+
 def _files(tree: ConfigTree, name: str) -> dict[Path, str]:
     header = f"# Rendered from app_configs/{name}.conf by `fedmr jobs render`; edit that file, not this one.\n"
     files = {path: header + HOCONConverter.to_hocon(tree[section]) + "\n" for section, path in _SECTIONS.items()}
-    files[Path("app/custom/README.md")] = _CUSTOM_README
+    files[Path("app/custom/README.md")] = CUSTOM_README.read_text()
     return files
 
 
@@ -140,8 +176,9 @@ def read_num_rounds(job: Path) -> int:
 
 def _find(job: Path, relative: Path) -> Path:
     for candidate in (job, job / relative, job / relative.relative_to("app"), job / relative.name):
-        if candidate.is_file():
-            return candidate
+        for file in (candidate, candidate.with_suffix(".json")):  # FLARE's recipes write JSON, which is HOCON
+            if file.is_file():
+                return file
     raise FileNotFoundError(f"{job} holds no {relative.name}; give a job folder such as jobs/mscan_fedavg")
 
 

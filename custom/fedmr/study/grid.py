@@ -13,7 +13,7 @@ from typing import Any
 from pyhocon import ConfigFactory, ConfigTree
 
 from fedmr.data.datalist import site_folders
-from fedmr.federation.render import job_names
+from fedmr.federation.render import changed_network, job_names
 from fedmr.nets import build, count_parameters
 from fedmr.study import Cell, Study
 from fedmr.study.files import StudyError, read_yaml
@@ -120,7 +120,7 @@ def _arm(
     try:
         task, rounds = _job(settings.get("job"), configs)
         for layer in layers:
-            task["network"] = _network(
+            task["network"] = changed_network(
                 task["network"], _mapping("network", layer.get("network", {}), may_be_empty=True)
             )
         _only(settings, _OWN | {f.name for f in fields(build_task(task))})
@@ -179,12 +179,6 @@ def _job(name: Any, configs: Path) -> tuple[dict[str, Any], int]:
 def _parsed(path: Path) -> ConfigTree:
     """A job's source, which takes pyhocon a good part of a second."""
     return ConfigFactory.parse_file(path)
-
-
-def _network(own: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    if change.get("name", own["name"]) != own["name"]:
-        own = {key: own[key] for key in ("scale", "grid") if key in own}
-    return {**own, **change}
 
 
 def _sites(settings: Mapping[str, Any], sites: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
