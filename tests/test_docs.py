@@ -15,7 +15,7 @@ PAGES = [
 CONFIGS = [*sorted((ROOT / "app_configs").rglob("*.conf")), *sorted((ROOT / "poc").rglob("*.json"))]
 DOTTED = re.compile(r"(?<![\w/])fedmr(?:\.\w+)+")
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
-FOLDERS = "custom|tests|docs|benchmarks|app_configs|poc|jobs"
+FOLDERS = "custom|tests|docs|benchmarks|app_configs|poc|jobs|examples"
 FILE = re.compile(rf"`((?:{FOLDERS})/[\w./-]*)`")
 # Paths within the package, as the pages write them: `flare/guard.py`.
 MODULE = re.compile(r"`((?:[a-z_]+/)*[a-z_]+\.py)`")
