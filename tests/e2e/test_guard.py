@@ -12,6 +12,7 @@ from nvflare.apis.fl_constant import ReservedKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.signal import Signal
 from nvflare.apis.workspace import Workspace
+from nvflare.app_common.aggregators.intime_accumulate_model_aggregator import InTimeAccumulateWeightedAggregator
 from nvflare.app_common.executors.learner_executor import LearnerExecutor
 from pyhocon import ConfigFactory
 
@@ -66,7 +67,8 @@ def federate(tiny_job, hospitals, tmp_path_factory):
         attacks = [{HOSTILE: attack} if attack else {}] * ROUNDS
         answers = {site: Site(folder / site, task, attacks) for site in sites}
         filters = [ServerGuard({"learning_rate": task.learning_rate}, len(SITES) - 1)] if guard else []
-        server = Server(folder / "server", answers, *filters, rounds=ROUNDS)
+        aggregator = None if guard else InTimeAccumulateWeightedAggregator()
+        server = Server(folder / "server", answers, *filters, aggregator=aggregator, rounds=ROUNDS)
         weights = server.train(initial)
         net = build(**task.network)
         net.load_state_dict({name: torch.as_tensor(value) for name, value in weights.items()})

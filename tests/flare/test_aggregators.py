@@ -16,6 +16,7 @@ from fedmr.flare.aggregators import WeightedAggregator
 RNG = np.random.default_rng(0)
 UPDATES = {f"site-{k}": {"w": RNG.normal(size=(50, 7)).astype(np.float32) * 10.0**-k} for k in range(1, 5)}
 STEPS = {"site-1": 3, "site-2": 50, "site-3": 7, "site-4": 11}
+OPEN = {"weight": 1e9, "norm": 1e9, "far_steps": 1e9, "far_norm": 1e9, "agreement": 2}  # the sites differ by orders
 
 
 def context() -> FLContext:
@@ -33,7 +34,7 @@ def contribution(site, data):
 
 
 def aggregate(order):
-    aggregator, fl_ctx = WeightedAggregator(expected_data_kind=DataKind.WEIGHT_DIFF), context()
+    aggregator, fl_ctx = WeightedAggregator(bounds=OPEN, expected_data_kind=DataKind.WEIGHT_DIFF), context()
     aggregator.handle_event(EventType.START_RUN, fl_ctx)
     for site in order:
         assert aggregator.accept(contribution(site, UPDATES[site]), fl_ctx)

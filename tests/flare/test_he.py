@@ -20,6 +20,7 @@ from nvflare.fuel.sec.security_content_service import SecurityContentManager, Se
 
 import he_context
 from fedmr.aggregation.guard import read_rejections
+from fedmr.flare.aggregators import WeightedAggregator
 from fedmr.flare.guard import ServerGuard, SiteGuard
 from fedmr.flare.he import PackedAggregator, PackedDecryptor, PackedEncryptor, PackedPersistor
 from fedmr.privacy.key_lock import FAILURES_FILE, MOST_FAILURES, KeyLockedError
@@ -103,7 +104,8 @@ def make_sites(folder, names=SITES, **changes):
 def plain(folder, names=SITES):
     """The same federation without encryption."""
     answers = {name: lambda message, n=name: train(n, message.get_header(AppConstants.CURRENT_ROUND)) for name in names}
-    return Server(folder / "plain", answers, rounds=ROUNDS).train(MODEL)
+    bounds = {"weight": 1e9}  # ciphertexts count by the steps that come with them
+    return Server(folder / "plain", answers, aggregator=WeightedAggregator(bounds), rounds=ROUNDS).train(MODEL)
 
 
 def same(a, b, atol=1e-6):

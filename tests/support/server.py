@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+from nvflare.apis.controller_spec import Task
 from nvflare.apis.dxo import from_shareable
 from nvflare.apis.event_type import EventType
 from nvflare.apis.filter import Filter
@@ -24,6 +25,7 @@ from nvflare.app_common.widgets.metrics_artifact_writer import MetricsArtifactWr
 from nvflare.app_common.workflows.scatter_and_gather import ScatterAndGather
 
 from fedmr.flare.aggregators import WeightedAggregator
+from fedmr.flare.undoing import CAN_UNDO, UndoingScatterAndGather
 
 # gives a site's reply to the server's message; None if the site never answers
 Answer = Callable[[Shareable], Shareable | None]
@@ -60,7 +62,7 @@ class Server(ScatterAndGather):
         self.aggregator = aggregator or WeightedAggregator()
         self.shareable_gen, self.selector = FullModelShareableGenerator(), IntimeModelSelector(True, key_metric="psnr")
         workspace = Workspace(str(folder), site_name="server")
-        handlers = [*filters, self.aggregator, self.selector, MetricsArtifactWriter(), _Runner(self)]
+        handlers = self._handlers = [*filters, self.aggregator, self.selector, MetricsArtifactWriter(), _Runner(self)]
         self._engine = SimpleNamespace(
             get_workspace=lambda: workspace,
             get_clients=lambda: [SimpleNamespace(name=site) for site in answers],
@@ -102,6 +104,27 @@ class Server(ScatterAndGather):
         fl_ctx.set_prop(ReservedKey.RUN_NUM, "job")
         fl_ctx.set_prop(AppConstants.GLOBAL_MODEL, self._global_weights, private=True)
         fl_ctx.set_prop(AppConstants.CURRENT_ROUND, self._current_round, private=True)
+        return fl_ctx
+
+
+class UndoingServer(Server, UndoingScatterAndGather):
+    """The same with the workflow of FedMR's jobs; sites are asked for the metrics of the last model by the same way."""
+
+    def __init__(self, *arguments, **more) -> None:
+        super().__init__(*arguments, **more)
+        self.communicator = SimpleNamespace(broadcast_and_wait=self._ask)
+        self._handlers.append(self)
+
+    def _ask(self, task: Task, *_) -> None:
+        for site, answer in self.answers.items():
+            reply = answer(make_copy(task.data))
+            if reply is not None:
+                client_task = SimpleNamespace(client=SimpleNamespace(name=site), result=reply)
+                task.result_received_cb(client_task, self._context())
+
+    def _context(self) -> FLContext:
+        fl_ctx = super()._context()
+        fl_ctx.set_prop(CAN_UNDO, True, private=True)
         return fl_ctx
 
 

@@ -54,6 +54,8 @@ class Limits:
             the job are the same all the time.
         norm_factor: L2 norm per step, as a multiple of the last round's median.
         metric_ranges: lowest and highest value of metrics that come with the update, PSNR in dB.
+        key_metric: by which models are compared, the higher the better.
+        max_fall: how far that metric may fall at most sites below the best model's, in dB; a model below it is undone.
         exclude_vars: variables that sites keep to themselves, as a regular expression that is searched in names.
     """
 
@@ -63,6 +65,8 @@ class Limits:
     own_steps_factor: Positive = 2.0
     norm_factor: Positive = 10.0
     metric_ranges: _Ranges = field(default_factory=lambda: {"psnr": (0.0, 100.0)})
+    key_metric: Text = "psnr"
+    max_fall: Positive = 2.0
     exclude_vars: Text = ""
 
     @model_validator(mode="after")
@@ -167,6 +171,12 @@ def poor_metrics(metrics: Any, limits: Limits) -> dict[str, float]:
         return {}
     ranges = limits.metric_ranges.items()
     return {n: low for n, (low, _) in ranges if _is_number(metrics.get(n)) and metrics[n] < low}
+
+
+def value_of(metrics: Any, name: str) -> float | None:
+    """A metric that a site sends, None if there is none or it is no finite number."""
+    value = metrics.get(name) if isinstance(metrics, Mapping) else None
+    return float(value) if _is_number(value) and math.isfinite(value) else None
 
 
 def outliers(accepted: Mapping[str, tuple[float, Mapping[str, float]]], limits: Limits) -> dict[str, str]:

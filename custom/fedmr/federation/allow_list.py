@@ -32,6 +32,8 @@ _FEDMR = (
     "fedmr.flare.statistics.SiteStatisticsExecutor",
     "fedmr.flare.statistics.SmallDataSetCleanser",
     "fedmr.flare.statistics.StrictStatisticsFilter",
+    "fedmr.flare.undoing.UndoingScatterAndGather",
+    "fedmr.flare.undoing.UndoingScatterAndGatherScaffold",
     "fedmr.nets.build",
 )
 _FLARE = (

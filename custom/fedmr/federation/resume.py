@@ -17,6 +17,7 @@ MODEL_FILE = "FL_global_model.pt"
 _STATELESS = (
     "nvflare.app_common.workflows.scatter_and_gather.ScatterAndGather",
     "fedmr.flare.flmrcm.CrossSiteScatterAndGather",
+    "fedmr.flare.undoing.UndoingScatterAndGather",
 )
 # of the workflow's own logger: other components repeat what sites say
 _FINISHED = re.compile(r"^[\d-]+ [\d:,]+ - \w*ScatterAndGather\w* - INFO - .*?Round (\d+) finished\.$", re.MULTILINE)

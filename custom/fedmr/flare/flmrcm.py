@@ -12,15 +12,15 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.learner_executor import LearnerExecutor
-from nvflare.app_common.workflows.scatter_and_gather import ScatterAndGather
 
 from fedmr.algorithms.flmrcm import LATENTS, Mrcm, latent_width
 from fedmr.flare.messages import LATENTS_TASK, OUTSIDE, latents_message, unpack, with_latents
+from fedmr.flare.undoing import UndoingScatterAndGather
 from fedmr.training.target_latents import Latents, check_latents
 from fedmr.utils.errors import UnsafeError
 
 
-class CrossSiteScatterAndGather(ScatterAndGather):
+class CrossSiteScatterAndGather(UndoingScatterAndGather):
     """FLARE's workflow, which before a round's training asks the round's target for latents of the same weights.
 
     They go to the other sites with the train task. The target has one without them, or none if targets do not train.

@@ -1,9 +1,7 @@
 """Filters that keep wrong updates out; what is wrong is decided in `fedmr.aggregation.guard`."""
 
-import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +17,6 @@ from nvflare.app_common.app_event_type import AppEventType
 
 from fedmr.aggregation.guard import (
     ONLY_EVALUATES,
-    REJECTIONS,
     Limits,
     Shape,
     Typical,
@@ -28,8 +25,12 @@ from fedmr.aggregation.guard import (
     judge,
     outliers,
     poor_metrics,
+    value_of,
 )
+from fedmr.aggregation.standing import Standing, Verdict
 from fedmr.flare.messages import OUTSIDE, unpack
+from fedmr.flare.rejections import note_left_out
+from fedmr.flare.undoing import CAN_UNDO, FINAL_METRICS, FINAL_MODEL_TESTED, VERDICT
 from fedmr.utils.text import one_line
 
 _REASON = "fedmr_reason"  # header by which a site tells the server why it withholds its update
@@ -44,9 +45,9 @@ class ServerGuard(Filter):
     named with the reason in the log and in `guard.jsonl` in the run folder. So are sites that say that they have no
     training volumes (`TASK_UNSUPPORTED`), once: they count no more, but no round is then a single site's.
 
-    A mean that cannot be mended afterwards does not count: if an update turns out to be far off the round's own
-    median, or most sites say that the model which they received is bad, the guard ends the job and names the sites
-    that it can be from.
+    A model that is bad at most sites that received it is undone by `fedmr.flare.undoing`, and no site is left out for
+    it; a workflow that cannot undo is ended, with the best model kept. Of ciphertexts nothing can be left out after
+    they were added: there the job ends also if a site claims far more steps than the round's median.
 
     Args:
         limits: the numbers of `fedmr.aggregation.guard.Limits`.
@@ -75,6 +76,7 @@ class ServerGuard(Filter):
         self._last: Typical | None = None
         self._first_steps: dict[str, float] = {}
         self._suspects: list[str] = []  # of the last round, the largest update first
+        self._standing = Standing(self.limits.max_fall)
         self._reset()
 
     def _reset(self) -> None:
@@ -82,7 +84,8 @@ class ServerGuard(Filter):
         self._passed: dict[str, tuple[float, dict[str, float]]] = {}  # steps and norms by site
         self._accepted: dict[str, tuple[float, dict[str, float]]] = {}
         self._rejected: set[str] = set()
-        self._poor: set[str] = set()  # sites at which the received model is bad
+        self._poor: set[str] = set()  # sites at which the received model is of no use
+        self._values: dict[str, float] = {}  # of the key metric there
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Follow the round."""
@@ -102,6 +105,8 @@ class ServerGuard(Filter):
             silent = sorted(self._sites - set(self._accepted) - self._rejected)
             self._leave_out(dict.fromkeys(silent, "no result in time"), fl_ctx)
             self._look_at_round(fl_ctx)
+        elif event_type == FINAL_MODEL_TESTED:
+            self._look_at_final(fl_ctx)
 
     def _remember(self) -> None:
         """Keep of the round that is over what the next one is compared with."""
@@ -114,27 +119,45 @@ class ServerGuard(Filter):
         self._suspects = sorted(pulls, key=lambda site: -pulls[site])
 
     def _look_at_round(self, fl_ctx: FLContext) -> None:
-        """End the job if the round's mean, or the model that it started from, cannot be trusted."""
+        """End the job if a sum of ciphertexts cannot be trusted; judge the model that the round started from."""
         number = fl_ctx.get_prop(AppConstants.CURRENT_ROUND)
-        if found := outliers(self._accepted, self.limits):
+        if self.encrypted and (found := outliers(self._accepted, self.limits)):
             for site, reason in found.items():
-                self._note(site, reason, fl_ctx)
+                note_left_out(self, fl_ctx, site, reason)
             names = ", ".join(sorted(found))
             self.system_panic(f"round {number} is not counted: {names} sent what is far off the others'", fl_ctx)
-        elif len(self._poor) > 1 and 2 * len(self._poor) > len(self._accepted):
-            pulled = f"; the largest updates of the round before came from {', '.join(self._suspects[:2])}"
-            self.system_panic(
-                f"the model of round {number} is bad at {len(self._poor)} of {len(self._accepted)} sites "
-                f"(metric_ranges){pulled if self._suspects else ''}. The best model is kept",
-                fl_ctx,
-            )
+            return
+        values = {site: value for site, value in self._values.items() if site in self._accepted}
+        self._judge(f"the model of round {number}", values, self._poor & set(self._accepted), fl_ctx)
+
+    def _look_at_final(self, fl_ctx: FLContext) -> None:
+        """Judge the model after the last round by the metrics that the sites reply, whatever these are."""
+        self._remember()
+        metrics = fl_ctx.get_prop(FINAL_METRICS, {})
+        values = {site: value_of(found, self.limits.key_metric) for site, found in metrics.items()}
+        poor = {site for site, found in metrics.items() if poor_metrics(found, self.limits)}
+        known = {site: value for site, value in values.items() if value is not None}
+        self._judge("the model after the last round", known, poor, fl_ctx)
+
+    def _judge(self, model: str, values: Mapping[str, float], poor: set[str], fl_ctx: FLContext) -> None:
+        verdict, bad_at = self._standing.look(values, frozenset(poor))
+        fl_ctx.set_prop(VERDICT, verdict, private=True, sticky=False)
+        if verdict is not Verdict.BAD:
+            return
+        pulled = f"; the largest updates of the round before came from {', '.join(self._suspects[:2])}"
+        reason = f"{model} is bad at {len(bad_at)} of {len(set(values) | poor)} sites ({', '.join(bad_at)})"
+        reason += pulled if self._suspects else ""
+        if fl_ctx.get_prop(CAN_UNDO):
+            self.log_error(fl_ctx, f"{reason}. It is undone: the best model takes its place", fire_event=False)
+        else:
+            self.system_panic(f"{reason}. The best model is kept", fl_ctx)
 
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
         """The site's result, or an error in its place."""
         site = shareable.get_peer_prop(ReservedKey.IDENTITY_NAME, "?")
         number = shareable.get_cookie(AppConstants.CONTRIBUTION_ROUND)
         if self._closed or number not in (None, fl_ctx.get_prop(AppConstants.CURRENT_ROUND)):
-            self._note(site, f"a result of round {number}, which is over", fl_ctx)
+            note_left_out(self, fl_ctx, site, f"a result of round {number}, which is over")
             return make_reply(ReturnCode.TASK_RESULT_FILTER_ERROR)
         if shareable.get_return_code() == ReturnCode.TASK_UNSUPPORTED:
             self._only_evaluates(site, fl_ctx)
@@ -143,18 +166,24 @@ class ServerGuard(Filter):
         own = self._first_steps.get(site)
         try:
             update = self._read(shareable)
+            value = value_of(update.metrics, self.limits.key_metric)
+            poor = poor_metrics(update.metrics, self.limits)
+            # from a bad model every site goes far: the last round says nothing about that
+            strayed = poor or (value is not None and self._standing.fell(site, value))
             if self.encrypted:
                 fault = fault_of_claims(update, self.limits, self._last, own)
             else:
                 shapes = _shapes(fl_ctx.get_prop(AppConstants.GLOBAL_MODEL)[ModelLearnableKey.WEIGHTS])
-                fault, norms = judge(update, shapes, self.limits, self._last, own)
+                fault, norms = judge(update, shapes, self.limits, None if strayed else self._last, own)
         except ValueError as error:
             fault = str(error)
         if fault:
             self._leave_out({site: fault}, fl_ctx, next(iter(norms.values()), math.nan))
             return make_reply(ReturnCode.TASK_RESULT_FILTER_ERROR)
         self._passed[site] = (update.steps, norms)
-        if poor := poor_metrics(update.metrics, self.limits):
+        if value is not None:
+            self._values[site] = value
+        if poor:
             self._poor.add(site)
             self.log_warning(fl_ctx, f"{site} | the received model is bad there: {sorted(poor)}", fire_event=False)
             dxo = from_shareable(shareable)
@@ -177,26 +206,18 @@ class ServerGuard(Filter):
             raise ValueError("it is encrypted" if encrypted else "it is not encrypted")
         return _update(dxo, self.expected_data_kind)
 
-    def _note(self, site: str, reason: str, fl_ctx: FLContext, norm: float = math.nan) -> None:
-        number, reason = fl_ctx.get_prop(AppConstants.CURRENT_ROUND), one_line(reason)
-        self.log_error(fl_ctx, f"{site} | round {number} | left out: {reason}", fire_event=False)
-        record = {"round": number, "site": site, "reason": reason, "norm": norm if math.isfinite(norm) else None}
-        folder = Path(fl_ctx.get_engine().get_workspace().get_run_dir(fl_ctx.get_job_id()))
-        with (folder / REJECTIONS).open("a") as log:
-            log.write(json.dumps(record) + "\n")
-
     def _only_evaluates(self, site: str, fl_ctx: FLContext) -> None:
         """Count a site without training volumes no more; its word can only lower what it has a part in."""
         if site not in self._evaluating:
             self._evaluating.add(site)
-            self._note(site, ONLY_EVALUATES, fl_ctx)
+            note_left_out(self, fl_ctx, site, ONLY_EVALUATES)
         self._sites.discard(site)
         self._leave_out({}, fl_ctx)
 
     def _leave_out(self, reasons: dict[str, str], fl_ctx: FLContext, norm: float = math.nan) -> None:
         """Go on without these sites; end the job if too few are left."""
         for site, reason in reasons.items():
-            self._note(site, reason, fl_ctx, norm)
+            note_left_out(self, fl_ctx, site, reason, norm)
         self._rejected.update(reasons)
         several = min(2, len(self._sites | self._evaluating))  # else a model could be a single site's
         needed, left = min(self.min_sites, max(len(self._sites), several)), len(self._sites - self._rejected)

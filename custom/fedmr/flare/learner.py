@@ -25,7 +25,7 @@ from fedmr.checkpoints.model_file import Model, save_model
 from fedmr.data.datalist import present_splits, read_datalist
 from fedmr.data.splits import SPLITS
 from fedmr.flare.ledger import site_ledger
-from fedmr.flare.messages import latents_message, pack, unpack
+from fedmr.flare.messages import VALIDATION_SPLIT, latents_message, pack, unpack
 from fedmr.flare.sites import site_folder
 from fedmr.privacy.accountant import BudgetError
 from fedmr.reports.cross_site import OF_SERVER
@@ -142,14 +142,15 @@ class SiteLearner(Learner):
         return pack(difference, progress.steps, controls).to_shareable()
 
     def validate(self, data: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
-        """Before training: received weights on the validation volumes. As a task of its own: on the test volumes."""
+        """Received weights: before training and after the last round on validation volumes, else on the test's."""
         if self._failed:
             return make_reply(ReturnCode.EXECUTION_RESULT_ERROR)
         self._round_started = time.perf_counter()
         before_training = data.get_header(AppConstants.VALIDATE_TYPE) == ValidateType.BEFORE_TRAIN_VALIDATE
         trainer = self._prepare(data, self._rounds(data))
         try:
-            result = self._evaluate(trainer, "val" if before_training else "test", abort_signal)
+            asked = "val" if before_training or data.get_header(VALIDATION_SPLIT) == "val" else "test"
+            result = self._evaluate(trainer, asked, abort_signal)
         except InterruptedError:
             return make_reply(ReturnCode.TASK_ABORTED)
         if not result["n_volumes"]:  # said, so that the server knows that it need not wait for figures
@@ -164,6 +165,8 @@ class SiteLearner(Learner):
                     self._stream(f"val/personal_{name}", result["personal"][name], trainer.epoch)
             self._stream_image("val", trainer, trainer.epoch)
             return DXO(DataKind.METRICS, data={MetaKey.INITIAL_METRICS: model}).to_shareable()
+        if asked == "val":
+            return DXO(DataKind.METRICS, data={"model": model}).to_shareable()
         owner = str(data.get_header(AppConstants.MODEL_OWNER))
         self._stream_image(f"test/{owner}", trainer, trainer.epoch)
         self.log_info(fl_ctx, f"{self._site} | test | {owner} | PSNR {model['psnr']:.2f} dB | SSIM {model['ssim']:.4f}")

@@ -17,6 +17,7 @@ from fedmr.tasks.base import Task
 from fedmr.training.target_latents import Latents
 
 LATENTS_TASK = "latents"  # by which the server asks FL-MRCM's target site
+VALIDATION_SPLIT = "fedmr_split"  # header of a `validate` task: "val" asks for the validation volumes, not the test's
 OUTSIDE = "fedmr_outside"  # in the server's context: sites of the job that do not train
 
 Arrays = Mapping[str, Any]
