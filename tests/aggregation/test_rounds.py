@@ -61,6 +61,11 @@ def test_a_site_that_goes_against_the_others_is_left_out_by_name(times, steps):
     assert set(shares.counted) == {f"site-{n}" for n in range(HONEST)}
 
 
+def test_two_of_three_sites_that_agree_outvote_the_third():
+    sites = {"a": contribution(honest(1)), "b": contribution(honest(2)), "hostile": contribution(-COMMON * 5)}
+    assert set(shares_of(sites, Bounds()).left_out) == {"hostile"}
+
+
 def test_a_pair_that_goes_against_four_is_left_out():
     pair = {name: contribution(-COMMON, 60) for name in ("first", "second")}
     assert set(shares_of(federation(**pair), Bounds()).left_out) == {"first", "second"}

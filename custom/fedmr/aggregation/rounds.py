@@ -31,7 +31,7 @@ class Bounds:
         far_steps: a site that claims more steps than this multiple is left out.
         far_norm: a site whose L2 norm per step is beyond this multiple is left out.
         agreement: cosine, 0 to 1. Where updates agree at least so much, one that opposes them is left out, and one
-            of less than a quarter of the usual agreement counts no more than the median site.
+            of less than a quarter of the usual agreement counts no more than the median site if there are four.
     """
 
     weight: Positive = 3.0
@@ -93,7 +93,7 @@ def shares_of(contributions: Mapping[str, Contribution], bounds: Bounds) -> Shar
     kept = [site for site in sites if site not in left_out]
     counted = {}
     for site in kept:
-        strange = agree and own[site] < typical / 4
+        strange = agree and len(sites) > 3 and own[site] < typical / 4
         times = (1.0, 1.0) if strange else (bounds.weight, bounds.norm)
         counted[site] = _tempered(site, kept, steps, norms, times)
     reasons = {site: _reason(steps[site], share) for site, share in counted.items()}
@@ -138,11 +138,11 @@ def _far(steps: Mapping[str, float], norms: Mapping[str, Mapping[str, float]], b
 
 
 def _agreement(gram: np.ndarray) -> list[float]:
-    """Each site's median cosine with the others."""
+    """Each site's median cosine with the others; the upper one of two, so that two of three sites can agree."""
     lengths = np.sqrt(np.diag(gram))
     with np.errstate(divide="ignore", invalid="ignore"):
         cosines = np.nan_to_num(gram / np.outer(lengths, lengths))
-    return [float(np.median(np.delete(row, number))) for number, row in enumerate(cosines)]
+    return [float(np.sort(np.delete(row, number))[(len(row) - 1) // 2]) for number, row in enumerate(cosines)]
 
 
 def _opposing(own: Mapping[str, float], typical: float) -> dict[str, str]:
