@@ -50,14 +50,14 @@ def make_sampler(task: SuperResolutionTask) -> PatchSampler:
     """Of smooth noise, so that no slice is left out; every LR pixel is the HR pixel at its place, for the check."""
     noise = torch.rand(SLICES, 1, HEIGHT + 4, WIDTH + 4, generator=torch.Generator().manual_seed(0))
     high = nn.functional.avg_pool2d(noise, 5, stride=1)[:, 0]
-    low = high[:, :: task.scale, :: task.scale].contiguous()
+    low = high[:, :: task.scale[0], :: task.scale[1]].contiguous()
     return PatchSampler([Volume("noise", "noise", "T1w", "train", high, low, 1.0)], task)
 
 
 def monai_loader(sampler: PatchSampler, *, copy_cache: bool, workers: int) -> Batches:
     """The sampler's slices, corners and augmentation, written with MONAI."""
     task, keys = sampler.task, ("lr", "hr")
-    p, s = task.patch_size, task.scale
+    p, s = task.patch_size, task.scale[0]
     low = sampler.lr.view(SLICES, 1, HEIGHT // s, WIDTH // s)
     high, corners = sampler.hr.view(SLICES, 1, HEIGHT, WIDTH), sampler.corners.view(SLICES, -1)
     items = [dict(zip((*keys, "corners"), parts, strict=True)) for parts in zip(low, high, corners, strict=True)]
@@ -99,7 +99,7 @@ def check(batches: Batches, task: SuperResolutionTask) -> tuple[float, float]:
     Raises:
         RuntimeError: the patches are not what the task asks for, or LR and HR do not lie on one grid.
     """
-    p, s, high = task.patch_size, task.scale, []
+    p, s, high = task.patch_size, task.scale[0], []
     for lr, hr in islice(batches, CHECKED):
         if lr.shape != (task.batch_size, 1, p, p) or hr.shape != (task.batch_size, 1, s * p, s * p):
             raise RuntimeError(f"patches have shapes {tuple(lr.shape)} and {tuple(hr.shape)}")
@@ -146,10 +146,10 @@ def main() -> None:
         )
     head = ["way", "patches per second", "ms per batch", "times as long as ours", "HR intensities: mean, deviation"]
     note = (
-        f"Batches of {task.batch_size} patches of {task.patch_size} x {task.patch_size} LR pixels, x{task.scale}, from "
-        f"{SLICES} cached slices; medians over {arguments.turns} turns of {arguments.batches} batches. In {CHECKED} "
-        "batches of each way every LR pixel was the HR pixel at its place. Workers are processes beside the one that "
-        "trains."
+        f"Batches of {task.batch_size} patches of {task.patch_size} x {task.patch_size} LR pixels, x{task.scale[0]}, "
+        f"from {SLICES} cached slices; medians over {arguments.turns} turns of {arguments.batches} batches. "
+        f"In {CHECKED} batches of each way every LR pixel was the HR pixel at its place. Workers are processes beside "
+        "the one that trains."
     )
     write_page("data_sampler", "Patches for training", known, table(head, rows), note)
 

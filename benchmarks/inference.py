@@ -58,7 +58,9 @@ def ways(model: Model, device: str) -> dict[str, Way]:
         "plain loop over slices": partial(loop, plain),
         "the same, channels_last": partial(loop, net.eval()),
         "the same, torch.compile": partial(loop, torch.compile(plain)),
-        "`training.super_resolve` (evaluation)": lambda low: super_resolve(net, low, (scale * SIDE, scale * SIDE)),
+        "`training.super_resolve` (evaluation)": lambda low: super_resolve(
+            net, low, (scale[0] * SIDE, scale[1] * SIDE)
+        ),
         "`fedmr infer`, 32 bits": batched(SliceNetwork(net, scale)),
         f"`fedmr infer --fast`, {'16-bit convolutions' if fast.fast else '32 bits: no 16-bit hardware'}": batched(fast),
         "`fedmr infer --tile 128`, 32 bits": batched(SliceNetwork(net, scale, tile=128)),
@@ -131,7 +133,7 @@ def main() -> None:
     whole = command_seconds(model, volume)
     known = facts(device=device) | {
         "network": str(dict(model.task.network)),
-        "volume": f"{SIDE} x {SIDE} x {arguments.slices} voxels, x{model.task.scale} in the slice plane",
+        "volume": f"{SIDE} x {SIDE} x {arguments.slices} voxels, x{model.task.scale[0]} in the slice plane",
         "threads": str(torch.get_num_threads()),
     }
     note = (

@@ -39,8 +39,8 @@ def trained(degradation="truncation", scale=2):
 
 
 def expected(model, images):
-    scale = model.task.scale
-    return super_resolve(model.net, images[:, 0], (scale * images.shape[2], scale * images.shape[3])).unsqueeze(1)
+    rows, columns = model.task.scale
+    return super_resolve(model.net, images[:, 0], (rows * images.shape[2], columns * images.shape[3])).unsqueeze(1)
 
 
 @pytest.fixture
@@ -173,13 +173,13 @@ def check_result(model, scan, result, axis):
     image, scale = canonical(read_nifti(scan)), model.task.scale
     low = torch.from_numpy(np.moveaxis(np.maximum(image.voxels, 0), axis, 0).copy())
     intensity = normalisation(low)
-    size = (scale * low.shape[1], scale * low.shape[2])
+    size = (scale[0] * low.shape[1], scale[1] * low.shape[2])
     wanted = super_resolve(model.net, low / intensity, size).numpy()
     file = nib.load(result)
     found = np.moveaxis(file.get_fdata(), axis, 0) / intensity
     assert nib.aff2axcodes(file.affine) == ("R", "A", "S")
     assert np.abs(found - wanted).max() < 1e-4
-    finer = np.array([1.0 if a == axis else scale for a in range(3)])
+    finer = np.insert(np.array(scale, float), axis, 1.0)
     centre = 0 if model.task.grid == "pixel0" else (finer - 1) / 2
     for voxel in ([0, 0, 0], [3, 2, 4]):
         low_place = nib.affines.apply_affine(image.affine, voxel)

@@ -181,7 +181,7 @@ def test_weights_start_as_published():
 def test_any_network_runs_as_a_task_and_can_be_exported(name):
     text = f"network {{ name = {name}, scale = 2, grid = pixel0, seed = 1 }}"
     task = build_task(ConfigFactory.parse_string(text).as_plain_ordered_dict())
-    assert build(**task.network).scale == 2
+    assert build(**task.network).scale == (2, 2)
     assert to_torchscript(Model(small(name), make_card(task)))  # which checks that it agrees
 
 

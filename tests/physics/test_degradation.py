@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedmr.physics.degradation import (
+    GRID_OF,
     degrade,
     fft2c,
     ifft2c,
@@ -51,7 +52,7 @@ def test_centred_fft_has_dc_in_the_middle():
 
 
 @examples
-@given(sizes, scales)
+@given(sizes, st.one_of(scales, st.tuples(scales, scales)))
 def test_truncation_and_its_adjoint_pass_the_dot_product_test(size, scale):
     x = image(size)
     low = truncate(x, scale)
@@ -76,6 +77,25 @@ def test_zero_filling_a_band_limited_image_is_exact(scale, low):
     assert torch.allclose(small, x[::scale, ::scale]), "LR sample p must be the HR value at scale*p"
     assert torch.allclose(zero_filled(small, scale), x)
     assert torch.allclose(zero_filled_acquisition(x, scale), x)
+
+
+@pytest.mark.parametrize("scale", [(1, 3), (4, 1), (2, 3)])
+def test_axes_may_have_factors_of_their_own(scale):
+    x = band_limited((9 * scale[0], 8 * scale[1]), 4)
+    small = degrade(x, scale)
+    assert torch.allclose(small, x[:: scale[0], :: scale[1]])
+    assert torch.allclose(zero_filled(small, scale), x)
+    assert torch.allclose(zero_filled_acquisition(x, scale), x)
+    assert zero_filled(degrade(x, scale, "bicubic"), scale, grid="half").shape == x.shape
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize("kind", ["truncation", "bicubic"])
+def test_a_pair_of_equal_factors_is_the_factor_to_the_last_bit(scale, kind):
+    x, grid = image((23, 18)).float(), GRID_OF[kind]
+    low = degrade(x, scale, kind)
+    assert torch.equal(low, degrade(x, (scale, scale), kind))
+    assert torch.equal(zero_filled(low, scale, (23, 18), grid), zero_filled(low, (scale, scale), (23, 18), grid))
 
 
 @examples

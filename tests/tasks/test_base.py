@@ -9,7 +9,7 @@ NETWORK = {"name": "mscan", "scale": 2, "grid": "pixel0"}
 def test_a_task_survives_its_dictionary():
     task = SuperResolutionTask(network=NETWORK, loss={"l1": 1.0, "sgp": 0.1}, batch_size=3)
     assert build_task(task.to_dict()) == task
-    assert (task.scale, task.grid) == (2, "pixel0")
+    assert (task.scale, task.grid) == ((2, 2), "pixel0")
 
 
 @pytest.mark.parametrize(

@@ -72,8 +72,8 @@ def crafted_weights(net: MSCAN, slope: float, seed: int = 0) -> dict[str, Tensor
         weights["gather.0.weight"][e, last + e, 0, 0] = 1
     weights["gather.1.weight"][e, e, 1, 1] = 1
     weights["tail.weight"][:, e, 1, 1] = slope
-    phase = torch.arange(net.scale)
-    weights["tail.bias"][:] = OFFSET * (1 + (phase[:, None] + phase) % 2).reshape(-1)
+    rows, columns = (torch.arange(factor) for factor in net.scale)
+    weights["tail.bias"][:] = OFFSET * (1 + (rows[:, None] + columns) % 2).reshape(-1)
     return weights
 
 

@@ -3,6 +3,7 @@
 This file is copied into the bundle as `scripts/transforms.py` and so needs nothing but torch, numpy and MONAI.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,17 +66,18 @@ class Restore:
     """Give the network's output its intensities and its place in the scanner.
 
     Args:
-        scale: super-resolution factor.
+        scale: super-resolution factor, or two, of rows and columns.
         grid: where low-resolution voxel p lies among the high-resolution ones: "pixel0" at scale*p, "half" at
             scale*p + (scale-1)/2.
     """
 
-    def __init__(self, scale: int, grid: str) -> None:
-        self.scale, self.grid = scale, grid
+    def __init__(self, scale: int | Sequence[int], grid: str) -> None:
+        self.scale = torch.tensor([scale, scale] if isinstance(scale, int) else [*scale], dtype=torch.float64)
+        self.grid = grid
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
-        """Change "pred", (1, scale*H, scale*W, S), about [0, 1], to the units and the space of the scan."""
-        step = torch.diag(torch.tensor([1 / self.scale, 1 / self.scale, 1, 1], dtype=torch.float64))
+        """Change "pred", (1, rows*H, columns*W, S), about [0, 1], to the units and the space of the scan."""
+        step = torch.diag(torch.cat([1 / self.scale, torch.ones(2, dtype=torch.float64)]))
         if self.grid == "half":
             step[:2, 3] = (1 - self.scale) / (2 * self.scale)
         voxels = torch.as_tensor(data["pred"]).cpu().float() * float(data["intensity"])

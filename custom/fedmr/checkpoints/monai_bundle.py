@@ -11,6 +11,7 @@ from typing import Any
 from fedmr import __version__
 from fedmr.checkpoints.card import INTENDED_USE, Card, describe
 from fedmr.checkpoints.model_file import Model, save_model
+from fedmr.physics.degradation import pair, scale_text
 from fedmr.runs.run import METHODS
 from fedmr.utils.files import replace_folder
 
@@ -37,7 +38,7 @@ intensities, with the affine of the finer grid. `--input` may be a folder of NIf
   coronal, 0 for sagittal.
 - Low-resolution voxel p lies at high-resolution position {position} along both axes of a slice.
 - The input is a magnitude image. Negative voxels are read as 0.
-- `models/model.ts` takes slices (N, 1, h, w), float32, normalised as below, and gives (N, 1, {scale}h, {scale}w).
+- `models/model.ts` takes slices (N, 1, h, w), float32, normalised as below, and gives (N, 1, {rows}h, {columns}w).
 - `models/model.pt` is the same model for `fedmr infer` and `fedmr evaluate`.
 
 ## Card
@@ -109,10 +110,14 @@ def _fill(folder: Path, model: Model, scripted: bytes) -> None:
 
 
 def _readme(card: Card) -> str:
-    scale = card["scale"]
-    position = f"{scale}*p" if card["grid"] == "pixel0" else f"{scale}*p + {(scale - 1) / 2:g}"
+    positions = [f"{s}*p" if card["grid"] == "pixel0" else f"{s}*p + {(s - 1) / 2:g}" for s in pair(card["scale"])]
+    position = " along rows, ".join(dict.fromkeys(positions)) + (" along columns" if len({*positions}) > 1 else "")
+    rows, columns = pair(card["scale"])
+    scale = scale_text(card["scale"])
     kind = {"truncation": "k-space-truncated", "bicubic": "bicubically reduced"}[card["degradation"]]
-    return _README.format(scale=scale, degradation=kind, position=position, card=describe(card))
+    return _README.format(
+        scale=scale, rows=rows, columns=columns, degradation=kind, position=position, card=describe(card)
+    )
 
 
 def metadata(card: Card) -> dict[str, Any]:
@@ -131,6 +136,7 @@ def metadata(card: Card) -> dict[str, Any]:
         "is_patch_data": False,
         "channel_def": {"0": "intensity"},
     }
+    scale = scale_text(card["scale"])
     scores = {f"{m}_{k}": float(v) for m in METHODS for k, v in card["metrics"].get(m, {}).items()}
     return {
         "schema": SCHEMA,
@@ -140,9 +146,9 @@ def metadata(card: Card) -> dict[str, Any]:
         "pytorch_version": version("torch").partition("+")[0],
         "numpy_version": version("numpy"),
         "required_packages_version": {name: version(name) for name in ("nibabel", "pytorch-ignite", "fire")},
-        "name": f"MR super-resolution x{card['scale']}",
-        "task": f"Super-resolution x{card['scale']} of MR volumes in the slice plane",
-        "description": f"Magnifies slices {card['scale']} times; trained on images made by {card['degradation']}",
+        "name": f"MR super-resolution x{scale}",
+        "task": f"Super-resolution x{scale} of MR volumes in the slice plane",
+        "description": f"Magnifies slices {scale} times; trained on images made by {card['degradation']}",
         "authors": "the training sites, with FedMR",
         "copyright": f"Licence of the weights: {card['licence']}",
         "data_source": "MR scans of the training sites, not published with the model",

@@ -109,6 +109,7 @@ def models() -> None:
     from fedmr.checkpoints.model_file import load_model
     from fedmr.checkpoints.shipped import shipped_models
     from fedmr.nets import count_parameters
+    from fedmr.physics.degradation import scale_text
 
     view = Table("name", "made for", "weights", "sites", "test volumes", "gain (dB)", title="models of the package")
     for name, path in shipped_models().items():
@@ -116,7 +117,7 @@ def models() -> None:
         card = model.card
         view.add_row(
             name,
-            f"{model.task.purpose} x{card.get('scale', 1)}",
+            f"{model.task.purpose} x{scale_text(card.get('scale', 1))}",
             f"{count_parameters(model.net):,}",
             str(card["training"].get("sites", "")),
             str(card["metrics"].get("n_volumes", "")),

@@ -51,12 +51,12 @@ class Derivation:
     """Record how the result was made.
 
     Attributes:
-        scale: factor.
+        scale: factor in words.
         model: digest of the weights, so that a result can be traced to its model.
         text: one sentence.
     """
 
-    scale: int
+    scale: str
     model: str
     text: str
 

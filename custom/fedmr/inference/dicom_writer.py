@@ -23,6 +23,7 @@ from fedmr.data.readers.dicom_stack import Frame, frames_of, in_order, quiet
 from fedmr.hospital.conversion import label
 from fedmr.inference.dicom_header import Derivation, Series, Slice, derived_object, is_enhanced
 from fedmr.inference.super_resolver import PLANES, SuperResolver
+from fedmr.physics.degradation import scale_text
 from fedmr.utils.errors import DataError
 from fedmr.utils.files import replace_folder
 
@@ -70,7 +71,7 @@ def super_resolve_series(
 
 def _derivation(resolver: SuperResolver, plane: str) -> Derivation:
     model, task = resolver.model, resolver.task
-    scale, digest = task.scale, _digest(model.net)
+    scale, digest = scale_text(task.scale), _digest(model.net)
     text = (
         f"Super-resolution x{scale} of {plane} slices by a neural network ({task.network['name']}, "
         f"weights {digest}) trained on images made by {task.degradation}, FedMR {__version__}."

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fedmr import __version__
 from fedmr.data.images import Image, check, load_nifti, read_nifti
 from fedmr.inference.super_resolver import SuperResolver, check_memory
+from fedmr.physics.degradation import scale_text
 from fedmr.utils.errors import DataError
 from fedmr.utils.files import write_atomically
 
@@ -90,7 +91,7 @@ def super_resolve_nifti(
         output[(..., *index)] = storage.store(result.voxels)
     if storage.clipped:
         notes.append(f"{storage.clipped} voxels lie beyond what {storage.dtype} holds and were clipped to its limits")
-    finished = _with_header(output, stored, step, resolver.task.scale)
+    finished = _with_header(output, stored, step, scale_text(resolver.task.scale))
     finished.header.set_slope_inter(storage.slope, storage.inter)
     write_atomically(target, lambda handle: write_nifti(finished, handle, packed=target.suffix.lower() == ".gz"))
     return list(dict.fromkeys(notes))
@@ -116,7 +117,7 @@ def _storage(stored: Any, exact: bool) -> Storage:
     return Storage(dtype, float(stored.dataobj.slope), float(stored.dataobj.inter))
 
 
-def _with_header(voxels: NDArray[Any], stored: Any, step: NDArray[np.float64], scale: int) -> Any:
+def _with_header(voxels: NDArray[Any], stored: Any, step: NDArray[np.float64], scale: str) -> Any:
     """Return the result as a file of the class of `stored`; `step` maps its voxel indices to those of the input."""
     old = stored.header
     header = old.as_byteswapped(native_code)

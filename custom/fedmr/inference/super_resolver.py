@@ -1,5 +1,6 @@
 """One volume to its super-resolved volume: slices through the network, and the place of every voxel in the scanner."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,7 +16,7 @@ from fedmr.checkpoints.model_file import Model
 from fedmr.data.images import MIN_SIDE, Image, canonical
 from fedmr.data.volumes import normalisation
 from fedmr.inference.tiling import BATCH_PIXELS, SliceNetwork
-from fedmr.physics.degradation import Grid
+from fedmr.physics.degradation import Grid, Scale, pair
 from fedmr.tasks.registry import expect
 from fedmr.tasks.super_resolution import SuperResolutionTask
 from fedmr.utils.errors import DataError
@@ -105,7 +106,8 @@ class SuperResolver:
         task, turned = self.task, canonical(image)
         plane = plane or self.options.plane
         axis = PLANES[plane] if plane else turned.slice_axis
-        scales = [1 if a == axis else task.scale for a in range(3)]
+        scales = [*task.scale]  # of the axes of a slice, in their order
+        scales.insert(axis, 1)
         # 32 bits, and as much for the file
         check_memory([n * s for n, s in zip(turned.voxels.shape, scales, strict=True)], 8)
         low = torch.from_numpy(np.ascontiguousarray(np.moveaxis(turned.voxels, axis, 0), dtype=np.float32))
@@ -118,10 +120,10 @@ class SuperResolver:
         return 1 if self.options.plane else MIN_SIDE
 
     def _slices(self, low: Tensor, progress: Callable[[int, int], None]) -> Tensor:
-        """(S, h, w) to (S, scale*h, scale*w), in the units of the input."""
+        """Map (S, h, w) to (S, rows*h, columns*w), in the units of the input."""
         task = self.task
         intensity = normalisation(low.clamp_min(0))
-        high = torch.empty(len(low), task.scale * low.shape[1], task.scale * low.shape[2])
+        high = torch.empty(len(low), task.scale[0] * low.shape[1], task.scale[1] * low.shape[2])
         batch = max(1, BATCH_PIXELS // low[0].numel())
         for start in range(0, len(low), batch):
             part = low[start : start + batch] / intensity
@@ -162,26 +164,26 @@ def _turn_back(
     return replace(image, voxels=turned, affine=image.affine @ step), step
 
 
-def impose(high: Tensor, low: Tensor, scale: int, grid: Grid) -> Tensor:
+def impose(high: Tensor, low: Tensor, scale: Scale, grid: Grid) -> Tensor:
     """Replace the part of k-space that was measured; the nearest image to `high` that agrees with the measurement.
 
     A real image has conjugate values at opposite places of k-space, so the Nyquist row and column of an even LR size,
     which `physics.truncate` takes from one side only, are set on both.
 
     Args:
-        high: (..., scale*h, scale*w), real.
+        high: (..., rows*h, columns*w), real.
         low: (..., h, w), real; the measurement, as an image.
-        scale: integer factor.
+        scale: integer factor, or a pair (rows, columns).
         grid: where the LR samples lie.
 
     Returns:
         real tensor like `high`. On grid pixel0 its `physics.truncate` is `low`; on grid half it is after a shift by
         (scale-1)/2 HR pixels.
     """
-    kspace, measured = torch.fft.fft2(high), torch.fft.fft2(low) * scale**2
+    kspace, measured = torch.fft.fft2(high), torch.fft.fft2(low) * math.prod(pair(scale))
     frequencies = [torch.fft.fftfreq(n, 1 / n, device=high.device) for n in low.shape[-2:]]
     if grid == "half":
-        y, x = (f * (scale - 1) / (2 * scale * len(f)) for f in frequencies)
+        y, x = (f * (s - 1) / (2 * s * len(f)) for f, s in zip(frequencies, pair(scale), strict=True))
         measured = measured * torch.exp(-2j * torch.pi * (y[:, None] + x))
     rows, columns = (f.round().long() for f in frequencies)
     kspace[..., rows[:, None], columns] = measured

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from fedmr.physics.degradation import Scale, pair
 from fedmr.utils.precision import has_bfloat16
 
 CELL = 32  # tiles begin at multiples of this
@@ -40,8 +41,8 @@ class SliceNetwork:
     by more than `FAST_ERROR`. Interpolation, which carries the intensities themselves, never does.
 
     Args:
-        net: (N, 1, h, w) to (N, 1, scale*h, scale*w), on its device; its convolutions have stride 1.
-        scale: its factor.
+        net: (N, 1, h, w) to (N, 1, rows*h, columns*w), on its device; its convolutions have stride 1.
+        scale: its factor, or a pair (rows, columns).
         tile: side of a tile in LR pixels, a multiple of `CELL`; 0 for whole slices where memory allows.
         exact: compute in 32 bits throughout.
 
@@ -49,10 +50,10 @@ class SliceNetwork:
         ValueError: a tile of another size.
     """
 
-    def __init__(self, net: nn.Module, scale: int, *, tile: int = 0, exact: bool = True) -> None:
+    def __init__(self, net: nn.Module, scale: Scale, *, tile: int = 0, exact: bool = True) -> None:
         if tile < 0 or tile % CELL:
             raise ValueError(f"tile is {tile}; it must be a multiple of {CELL}, or 0 to choose by memory")
-        self.net, self.scale, self.tile = net.eval(), scale, tile
+        self.net, self.scale, self.tile = net.eval(), pair(scale), tile
         self.device = next(net.parameters()).device
         self.reach = _reach(net)
         self.fast = False
@@ -61,7 +62,7 @@ class SliceNetwork:
 
     @torch.inference_mode()
     def __call__(self, low: Tensor) -> Tensor:
-        """LR slices (N, h, w), about [0, 1], to SR slices (N, scale*h, scale*w) float32, values >= 0.
+        """LR slices (N, h, w), about [0, 1], to SR slices (N, rows*h, columns*w) float32, values >= 0.
 
         Raises:
             TileError: a slice exceeds the memory, and tiles are still too large or would change the image.
@@ -130,9 +131,9 @@ class SliceNetwork:
         return bool((whole - tiled).abs().max() <= 1e-4 * whole.abs().max())
 
     def _tiled(self, low: Tensor, side: int, *, fast: bool) -> Tensor:
-        """Map (N, 1, h, w) to (N, 1, scale*h, scale*w) in tiles."""
-        (height, width), s = low.shape[-2:], self.scale
-        high = low.new_empty(len(low), 1, s * height, s * width)
+        """Map (N, 1, h, w) to (N, 1, rows*h, columns*w) in tiles."""
+        (height, width), (down, right) = low.shape[-2:], self.scale
+        high = low.new_empty(len(low), 1, down * height, right * width)
         means: list[Tensor] = []
         while True:
             sums = []
@@ -143,7 +144,7 @@ class SliceNetwork:
                 except _MeanNotKnown as reached:
                     sums.append(reached.sums)
                     continue
-                (top, left), (rows, columns) = (_times(s, pair) for pair in (tile.core, tile.inner))
+                (top, left), (rows, columns) = (_times(self.scale, part) for part in (tile.core, tile.inner))
                 high[..., top, left] = result[..., rows, columns]
             if not sums:
                 return high
@@ -176,8 +177,8 @@ def _tiles(height: int, width: int, side: int, margin: int) -> Iterator[_Tile]:
             )
 
 
-def _times(scale: int, pair: tuple[slice, slice]) -> tuple[slice, slice]:
-    rows, columns = (slice(scale * part.start, scale * part.stop) for part in pair)
+def _times(scale: tuple[int, int], area: tuple[slice, slice]) -> tuple[slice, slice]:
+    rows, columns = (slice(factor * side.start, factor * side.stop) for factor, side in zip(scale, area, strict=True))
     return rows, columns
 
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from fedmr.nets.mscan import conv
-from fedmr.physics.degradation import Grid, interpolate, interpolation_kernel
+from fedmr.physics.degradation import Grid, Scale, interpolate, interpolation_kernel, pair, pixel_shuffle, scale_text
 
 
 class Peer(nn.Module):
@@ -23,7 +23,7 @@ class Peer(nn.Module):
 
     Args:
         layers: the network; interpolated image to image if `upsamples_first`, else LR image to SR image.
-        scale: factor, 2, 3 or 4.
+        scale: factor, 2, 3 or 4, or a pair (rows, columns) of which one may be 1.
         grid: sampling grid of the interpolation, "pixel0" for k-space truncation, "half" for bicubic.
         skip: add the interpolated image to the output of the layers.
 
@@ -33,20 +33,21 @@ class Peer(nn.Module):
 
     upsamples_first: ClassVar[bool] = False
 
-    def __init__(self, layers: nn.Sequential, scale: int, grid: Grid, *, skip: bool) -> None:
+    def __init__(self, layers: nn.Sequential, scale: Scale, grid: Grid, *, skip: bool) -> None:
         super().__init__()
-        for name, value, known in (("scale", scale, (2, 3, 4)), ("grid", grid, ("pixel0", "half"))):
-            if value not in known:
-                raise ValueError(f"{type(self).__name__}: {name} is {value!r}; known are {', '.join(map(repr, known))}")
-        self.scale, self.grid, self.skip, self.layers = scale, grid, skip, layers
+        self.scale, self.grid, self.skip, self.layers = pair(scale), grid, skip, layers
+        if max(self.scale) not in (2, 3, 4):
+            raise ValueError(f"{type(self).__name__}: scale is {scale_text(scale)}; known are 2, 3, 4")
+        if grid not in ("pixel0", "half"):
+            raise ValueError(f"{type(self).__name__}: grid is {grid!r}; known are 'pixel0', 'half'")
         if skip:
             last = [layer for layer in layers.modules() if isinstance(layer, nn.Conv2d)][-1]
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)  # type: ignore[arg-type]
-        self.register_buffer("kernel", interpolation_kernel(scale, grid).clone(), persistent=False)
+        self.register_buffer("kernel", interpolation_kernel(self.scale, grid).clone(), persistent=False)
 
     def forward(self, low: Tensor) -> Tensor:
-        """LR image (N, in_channels, h, w), about [0, 1], to SR image (N, in_channels, scale*h, scale*w)."""
+        """LR image (N, in_channels, h, w), about [0, 1], to SR image (N, in_channels, rows*h, columns*w)."""
         if not (self.skip or self.upsamples_first):
             return self.layers(low)
         image = self._interpolated(low)
@@ -57,6 +58,18 @@ class Peer(nn.Module):
         channels = low.flatten(0, 1).unsqueeze(1)
         high = interpolate(channels, self.scale, self.grid, self.get_buffer("kernel"))
         return high.squeeze(1).unflatten(0, low.shape[:2])
+
+
+class PixelShuffle(nn.Module):
+    """Last part of a sub-pixel convolution, `physics.degradation.pixel_shuffle`, with a factor for each axis."""
+
+    def __init__(self, scale: Scale) -> None:
+        super().__init__()
+        self.scale = pair(scale)
+
+    def forward(self, phases: Tensor) -> Tensor:
+        """Map (N, C*rows*columns, h, w) to (N, C, rows*h, columns*w)."""
+        return pixel_shuffle(phases, self.scale)
 
 
 class SRCNN(Peer):
@@ -82,7 +95,7 @@ class SRCNN(Peer):
 
     def __init__(
         self,
-        scale: int = 2,
+        scale: Scale = 2,
         *,
         channels: int = 64,
         mapping: int = 5,
@@ -117,7 +130,7 @@ class VDSR(Peer):
     upsamples_first = True
 
     def __init__(
-        self, scale: int = 2, *, channels: int = 64, depth: int = 20, in_channels: int = 1, grid: Grid = "pixel0"
+        self, scale: Scale = 2, *, channels: int = 64, depth: int = 20, in_channels: int = 1, grid: Grid = "pixel0"
     ) -> None:
         widths = [in_channels, *[channels] * (depth - 1), in_channels]
         convs = [conv(*width) for width in pairwise(widths)]

@@ -5,6 +5,7 @@ super-resolution", Multimedia Systems 2024, doi 10.1007/s00530-024-01415-8. Only
 choice it leaves open is a constructor argument, so that the published ablations can be run.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedmr.physics.degradation import Grid, interpolate, interpolation_kernel
+from fedmr.physics.degradation import Grid, Scale, interpolate, interpolation_kernel, pair, pixel_shuffle
 
 Attention = Literal["none", "joint", "softmax"]
 Scales = Literal["chain", "parallel", "single"]
@@ -182,7 +183,8 @@ class MSCAN(nn.Module):
     No normalisation layers: they break federated averaging, encryption and DP-SGD.
 
     Args:
-        scale: factor, 2, 3 or 4; 1 for an image of the same size, as in reconstruction.
+        scale: factor, 2, 3 or 4, or a pair (rows, columns) of them and 1; 1 for an image of the same size, as in
+            reconstruction.
         channels: C; 64 is paper size.
         blocks: N; 8 is paper size (1.2 M parameters at x2).
         grid: sampling grid of the global skip, "pixel0" for k-space truncation, "half" for bicubic.
@@ -195,7 +197,7 @@ class MSCAN(nn.Module):
 
     def __init__(
         self,
-        scale: int = 2,
+        scale: Scale = 2,
         *,
         channels: int = 64,
         blocks: int = 8,
@@ -203,20 +205,21 @@ class MSCAN(nn.Module):
         **variant: Any,
     ) -> None:
         super().__init__()
-        _check("scale", scale, (1, 2, 3, 4))
+        for factor in pair(scale):
+            _check("scale", factor, (1, 2, 3, 4))
         _check("grid", grid, ("pixel0", "half"))
         v = Variant(**variant)
-        self.scale, self.grid, self.fuse_all, self.activate = scale, grid, v.fuse_all, v.activate
+        self.scale, self.grid, self.fuse_all, self.activate = pair(scale), grid, v.fuse_all, v.activate
         self.head = conv(1, channels)
         self.body = nn.ModuleList([MultiScaleBlock(channels, v) for _ in range(blocks)])
         gathered = conv(blocks * channels, channels, 1) if v.fuse_all else nn.Identity()
         self.gather = nn.Sequential(gathered, conv(channels, channels))
         if v.start == "he":
             self._start_he()
-        self.tail = conv(channels, scale**2)
+        self.tail = conv(channels, math.prod(self.scale))
         nn.init.zeros_(self.tail.weight)
         nn.init.zeros_(self.tail.bias)  # type: ignore[arg-type]
-        self.register_buffer("kernel", interpolation_kernel(scale, grid).clone(), persistent=False)
+        self.register_buffer("kernel", interpolation_kernel(self.scale, grid).clone(), persistent=False)
 
     def _start_he(self) -> None:
         for block in self.body:
@@ -225,7 +228,7 @@ class MSCAN(nn.Module):
             start_he(layer)
 
     def forward(self, low: Tensor) -> Tensor:
-        """LR image (N, 1, h, w), about [0, 1], to SR image (N, 1, scale*h, scale*w)."""
+        """LR image (N, 1, h, w), about [0, 1], to SR image (N, 1, rows*h, columns*w)."""
         shallow = self.head(low)
         x, outputs = shallow, []
         for block in self.body:
@@ -234,7 +237,7 @@ class MSCAN(nn.Module):
         deep = shallow + self.gather(torch.cat(outputs, dim=1) if self.fuse_all else x)
         if self.activate:
             deep = F.leaky_relu(deep, 0.2)
-        residual = F.pixel_shuffle(self.tail(deep), self.scale)
+        residual = pixel_shuffle(self.tail(deep), self.scale)
         return interpolate(low, self.scale, self.grid, self.get_buffer("kernel")) + residual
 
 

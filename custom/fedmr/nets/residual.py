@@ -1,12 +1,14 @@
 """Published super-resolution networks of residual blocks: EDSR, RCAN and MSRN. See `fedmr.nets.baselines.Peer`."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedmr.nets.baselines import Peer
+from fedmr.nets.baselines import Peer, PixelShuffle
 from fedmr.nets.mscan import conv
-from fedmr.physics.degradation import Grid
+from fedmr.physics.degradation import Grid, Scale, pair
 
 
 class Residual(nn.Sequential):
@@ -17,10 +19,10 @@ class Residual(nn.Sequential):
         return x + super().forward(x)  # type: ignore[no-untyped-call]
 
 
-def sub_pixel(channels: int, scale: int) -> list[nn.Module]:
+def sub_pixel(channels: int, scale: Scale) -> list[nn.Module]:
     """Upsampling of features by sub-pixel convolution, x4 in two steps, as EDSR (figure 3), RCAN and MSRN have it."""
-    steps = [2, 2] if scale == 4 else [scale]
-    return [layer for s in steps for layer in (conv(channels, s**2 * channels), nn.PixelShuffle(s))]
+    steps = [(2, 2), (2, 2)] if pair(scale) == (4, 4) else [pair(scale)]
+    return [layer for s in steps for layer in (conv(channels, math.prod(s) * channels), PixelShuffle(s))]
 
 
 class EDSR(Peer):
@@ -38,7 +40,7 @@ class EDSR(Peer):
 
     def __init__(
         self,
-        scale: int = 2,
+        scale: Scale = 2,
         *,
         channels: int = 64,
         blocks: int = 16,
@@ -88,7 +90,7 @@ class RCAN(Peer):
 
     def __init__(
         self,
-        scale: int = 2,
+        scale: Scale = 2,
         *,
         channels: int = 64,
         groups: int = 4,
@@ -126,8 +128,8 @@ class MSRB(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, h, w) to (N, C, h, w)."""
         features = x
-        for pair in (self.first, self.second):
-            features = torch.cat([F.relu(layer(features)) for layer in pair], dim=1)
+        for layers in (self.first, self.second):
+            features = torch.cat([F.relu(layer(features)) for layer in layers], dim=1)
         fused: Tensor = self.fuse(features)
         return x + fused
 
@@ -164,7 +166,7 @@ class MSRN(Peer):
 
     def __init__(
         self,
-        scale: int = 2,
+        scale: Scale = 2,
         *,
         channels: int = 64,
         blocks: int = 8,

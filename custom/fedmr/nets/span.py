@@ -1,12 +1,14 @@
 """SPAN, a published network made to be fast. See `fedmr.nets.baselines.Peer`."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedmr.nets.baselines import Peer
+from fedmr.nets.baselines import Peer, PixelShuffle
 from fedmr.nets.mscan import conv
-from fedmr.physics.degradation import Grid
+from fedmr.physics.degradation import Grid, Scale, pair
 
 
 class SPAB(nn.Module):
@@ -73,7 +75,7 @@ class SPAN(Peer):
 
     def __init__(
         self,
-        scale: int = 2,
+        scale: Scale = 2,
         *,
         channels: int = 48,
         blocks: int = 6,
@@ -84,8 +86,8 @@ class SPAN(Peer):
         layers = nn.Sequential(
             Times(255),
             SPANBody(in_channels, channels, blocks),
-            conv(channels, scale**2 * in_channels),
-            nn.PixelShuffle(scale),
+            conv(channels, math.prod(pair(scale)) * in_channels),
+            PixelShuffle(scale),
             Times(1 / 255),
         )
         super().__init__(layers, scale, grid, skip=skip)

@@ -9,6 +9,8 @@ Two sampling grids occur; `GRID_OF` says which degradation makes which:
 Taking one for the other shifts the image by (s-1)/2 HR pixels, which costs 2-3 dB.
 """
 
+import math
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal
 
@@ -18,6 +20,7 @@ from torch import Tensor
 
 Degradation = Literal["truncation", "bicubic"]
 Grid = Literal["pixel0", "half"]
+Scale = int | Sequence[int]  # a factor for both axes, or one each for rows and columns, the last two axes
 GRID_OF: dict[str, Grid] = {"truncation": "pixel0", "bicubic": "half"}
 
 _AXES = (-2, -1)
@@ -38,59 +41,89 @@ def low_size(size: int, scale: int) -> int:
     return -(-size // scale)
 
 
-def _check_scale(scale: int) -> None:
-    if scale < 1:
-        raise ValueError(f"scale is {scale}; it must be an integer of 1 or more (2, 3 and 4 are usual)")
+def pair(scale: Scale) -> tuple[int, int]:
+    """Return the factors (rows, columns) of a scale.
+
+    Raises:
+        ValueError: neither a whole number nor two, or a factor below 1.
+    """
+    factors = (scale, scale) if isinstance(scale, int) else scale
+    listed = isinstance(factors, Sequence) and not isinstance(factors, str) and len(factors) == 2
+    if not listed or any(type(factor) is not int or factor < 1 for factor in factors):
+        raise ValueError(
+            f"scale is {scale!r}; it must be an integer of 1 or more (2, 3 and 4 are usual), or two of them, "
+            "[rows, columns]"
+        )
+    return factors[0], factors[1]
 
 
-def truncate(image: Tensor, scale: int) -> Tensor:
+def scale_text(scale: Scale) -> str:
+    """Return a scale as people read it: "2", or "4x1" where rows and columns have factors of their own."""
+    rows, columns = pair(scale)
+    return str(rows) if rows == columns else f"{rows}x{columns}"
+
+
+def pixel_shuffle(phases: Tensor, scale: Scale) -> Tensor:
+    """Interleave phases (N, C*rows*columns, h, w) to an image (N, C, rows*h, columns*w); phase (r, c) is r*columns + c.
+
+    Sub-pixel convolution, Shi et al., CVPR 2016; torch has it for equal factors only.
+    """
+    rows, columns = pair(scale)
+    if rows == columns:
+        return F.pixel_shuffle(phases, rows)
+    count, channels, height, width = phases.shape
+    split = phases.reshape(count, channels // (rows * columns), rows, columns, height, width)
+    return split.permute(0, 1, 4, 2, 5, 3).reshape(count, -1, rows * height, columns * width)
+
+
+def truncate(image: Tensor, scale: Scale) -> Tensor:
     """Low-pass and sub-sample by k-space truncation; linear, complex.
 
-    Keeps the central 1/scale of k-space along both axes, scaled so that a constant keeps its value. The image
+    Keeps the central 1/scale of k-space along each axis, scaled so that a constant keeps its value. The image
     origin is pixel 0, so LR sample p lies at HR position scale*p for every parity of both sizes (a centred FFT
     would shift by a pixel when the LR size is odd). A size that is not a multiple of `scale` is extended with
     zeros at its far end, i.e. the field of view grows by less than one LR pixel.
 
     Args:
         image: (..., H, W), real or complex.
-        scale: integer factor, 1 or more.
+        scale: integer factor, 1 or more, or a pair of them (rows, columns).
 
     Returns:
-        complex tensor (..., ceil(H/scale), ceil(W/scale)).
+        complex tensor (..., ceil(H/rows), ceil(W/columns)).
     """
-    _check_scale(scale)
+    factors = pair(scale)
     height, width = image.shape[-2:]
-    low = low_size(height, scale), low_size(width, scale)
-    padded = F.pad(image, (0, low[1] * scale - width, 0, low[0] * scale - height))
+    low = low_size(height, factors[0]), low_size(width, factors[1])
+    padded = F.pad(image, (0, low[1] * factors[1] - width, 0, low[0] * factors[0] - height))
     kspace = torch.fft.fftshift(torch.fft.fft2(padded, norm="ortho"), dim=_AXES)
-    top, left = ((n * scale) // 2 - n // 2 for n in low)
+    top, left = ((n * factor) // 2 - n // 2 for n, factor in zip(low, factors, strict=True))
     kept = kspace[..., top : top + low[0], left : left + low[1]]
-    return torch.fft.ifft2(torch.fft.ifftshift(kept, dim=_AXES), norm="ortho") / scale
+    return torch.fft.ifft2(torch.fft.ifftshift(kept, dim=_AXES), norm="ortho") / math.sqrt(math.prod(factors))
 
 
-def truncate_adjoint(low: Tensor, scale: int, size: tuple[int, int] | None = None) -> Tensor:
+def truncate_adjoint(low: Tensor, scale: Scale, size: tuple[int, int] | None = None) -> Tensor:
     """Adjoint of `truncate`: zero-fill k-space; <truncate(x), y> = <x, truncate_adjoint(y)>.
 
     Args:
         low: (..., h, w), real or complex.
         scale: the factor of `truncate`.
-        size: HR size (H, W) of x; scale * (h, w) if not given.
+        size: HR size (H, W) of x; scale times (h, w) if not given.
 
     Returns:
         complex tensor (..., H, W).
     """
-    _check_scale(scale)
+    factors = pair(scale)
     n = low.shape[-2:]
-    full = n[0] * scale, n[1] * scale
+    full = n[0] * factors[0], n[1] * factors[1]
     kspace = torch.fft.fftshift(torch.fft.fft2(low, norm="ortho"), dim=_AXES)
     top, left = (full[0] // 2 - n[0] // 2), (full[1] // 2 - n[1] // 2)
     kspace = F.pad(kspace, (left, full[1] - n[1] - left, top, full[0] - n[0] - top))
-    image = torch.fft.ifft2(torch.fft.ifftshift(kspace, dim=_AXES), norm="ortho") / scale
+    image = torch.fft.ifft2(torch.fft.ifftshift(kspace, dim=_AXES), norm="ortho") / math.sqrt(math.prod(factors))
     height, width = size or full
     return image[..., :height, :width]
 
 
-def degrade(image: Tensor, scale: int, kind: Degradation = "truncation") -> Tensor:
+def degrade(image: Tensor, scale: Scale, kind: Degradation = "truncation") -> Tensor:
     """Return the LR image of a real, non-negative HR image.
 
     ``"truncation"`` is the MR acquisition with 1/scale of the matrix: magnitude of `truncate` (grid pixel0).
@@ -98,7 +131,7 @@ def degrade(image: Tensor, scale: int, kind: Degradation = "truncation") -> Tens
 
     Args:
         image: (..., H, W), real, values >= 0.
-        scale: integer factor; 1 returns the image.
+        scale: integer factor, or a pair (rows, columns); 1 returns the image.
         kind: the degradation.
 
     Returns:
@@ -111,16 +144,16 @@ def degrade(image: Tensor, scale: int, kind: Degradation = "truncation") -> Tens
         return truncate(image, scale).abs()
     if kind != "bicubic":
         raise ValueError(f"degradation is {kind!r}; known are {sorted(GRID_OF)}")
-    _check_scale(scale)
+    rows, columns = pair(scale)
     height, width = image.shape[-2:]
-    low = low_size(height, scale), low_size(width, scale)
+    low = low_size(height, rows), low_size(width, columns)
     flat = image.reshape(-1, 1, height, width)
-    flat = F.pad(flat, (0, low[1] * scale - width, 0, low[0] * scale - height), mode="replicate")
+    flat = F.pad(flat, (0, low[1] * columns - width, 0, low[0] * rows - height), mode="replicate")
     small = F.interpolate(flat, size=low, mode="bicubic", antialias=True, align_corners=False)
     return small.clamp_min(0).reshape(*image.shape[:-2], *low)
 
 
-def zero_filled(low: Tensor, scale: int, size: tuple[int, int] | None = None, grid: Grid = "pixel0") -> Tensor:
+def zero_filled(low: Tensor, scale: Scale, size: tuple[int, int] | None = None, grid: Grid = "pixel0") -> Tensor:
     """Zero-filled (sinc) upsampling of a real LR image.
 
     Exact for band-limited images. For the half grid the linear phase of (scale-1)/2 HR pixels is undone.
@@ -134,18 +167,20 @@ def zero_filled(low: Tensor, scale: int, size: tuple[int, int] | None = None, gr
     Returns:
         real tensor (..., H, W), same intensity scale; may ring below zero.
     """
+    rows, columns = pair(scale)
     if grid == "pixel0":
-        return (truncate_adjoint(low, scale, size) * scale**2).real
-    height, width = low.shape[-2] * scale, low.shape[-1] * scale
-    kspace = torch.fft.fft2(truncate_adjoint(low, scale) * scale**2)
-    shift = (scale - 1) / 2
+        return (truncate_adjoint(low, scale, size) * (rows * columns)).real
+    height, width = low.shape[-2] * rows, low.shape[-1] * columns
+    kspace = torch.fft.fft2(truncate_adjoint(low, scale) * (rows * columns))
+    shift = (max(rows, columns) - 1) / 2  # along the axis with the larger factor; in the same units along the other
+    down, right = (0.0 if factor == 1 else (factor - 1) / 2 / shift for factor in (rows, columns))
     fy = torch.fft.fftfreq(height, device=low.device).unsqueeze(-1)
     fx = torch.fft.fftfreq(width, device=low.device)
-    moved = torch.fft.ifft2(kspace * torch.exp(-2j * torch.pi * shift * (fy + fx))).real
+    moved = torch.fft.ifft2(kspace * torch.exp(-2j * torch.pi * shift * (down * fy + right * fx))).real
     return moved[..., : size[0], : size[1]] if size else moved
 
 
-def zero_filled_acquisition(image: Tensor, scale: int) -> Tensor:
+def zero_filled_acquisition(image: Tensor, scale: Scale) -> Tensor:
     """Magnitude of the image whose k-space is zero outside the central 1/scale: what a scanner's "ZIP" shows.
 
     It starts from the complex k-space, as the scanner does, and so is 0.3-0.5 dB better than `zero_filled` of the
@@ -159,7 +194,7 @@ def zero_filled_acquisition(image: Tensor, scale: int) -> Tensor:
         real tensor (..., H, W), values >= 0.
     """
     size = image.shape[-2], image.shape[-1]
-    return (truncate_adjoint(truncate(image, scale), scale, size) * scale**2).abs()
+    return (truncate_adjoint(truncate(image, scale), scale, size) * math.prod(pair(scale))).abs()
 
 
 def _cubic(x: float, a: float = -0.75) -> float:
@@ -171,20 +206,24 @@ def _cubic(x: float, a: float = -0.75) -> float:
 
 
 @lru_cache(maxsize=32)
-def interpolation_kernel(scale: int, grid: Grid) -> Tensor:
-    """Bicubic interpolation as a convolution to scale**2 phases.
+def interpolation_kernel(scale: int | tuple[int, int], grid: Grid) -> Tensor:
+    """Bicubic interpolation as a convolution to rows * columns phases, the factors of `scale`.
 
     Returns:
-        (scale**2, 1, 5, 5) float32: kernel of HR phase (r, c) at row r * scale + c, taps at LR offsets -2..2.
+        (rows*columns, 1, 5, 5) float32: kernel of HR phase (r, c) at row r * columns + c, taps at LR offsets -2..2.
     """
+    kernel = torch.einsum("ri,cj->rcij", *(_phases(factor, grid) for factor in pair(scale)))
+    return kernel.flatten(0, 1).unsqueeze(1).float()
+
+
+def _phases(scale: int, grid: Grid) -> Tensor:
+    """Return the weights (scale, 5) float64 of LR samples -2..2 in each HR phase along one axis."""
     centre = 0.0 if grid == "pixel0" else (scale - 1) / 2
     rows = [[_cubic((phase - centre) / scale - tap) for tap in range(-2, 3)] for phase in range(scale)]
-    line = torch.tensor(rows, dtype=torch.float64)
-    kernel = torch.einsum("ri,cj->rcij", line, line)
-    return kernel.reshape(scale**2, 1, 5, 5).float()
+    return torch.tensor(rows, dtype=torch.float64)
 
 
-def interpolate(low: Tensor, scale: int, grid: Grid = "pixel0", kernel: Tensor | None = None) -> Tensor:
+def interpolate(low: Tensor, scale: Scale, grid: Grid = "pixel0", kernel: Tensor | None = None) -> Tensor:
     """Grid-aligned bicubic upsampling.
 
     On the half grid this is `torch.nn.functional.interpolate(mode="bicubic")`; on pixel0 it has no torch name.
@@ -193,17 +232,17 @@ def interpolate(low: Tensor, scale: int, grid: Grid = "pixel0", kernel: Tensor |
 
     Args:
         low: (N, 1, h, w), real.
-        scale: integer factor.
+        scale: integer factor, or a pair (rows, columns).
         grid: where the LR samples lie.
         kernel: `interpolation_kernel(scale, grid)` on the right device, where the caller keeps one.
 
     Returns:
-        (N, 1, scale*h, scale*w), same intensity scale.
+        (N, 1, rows*h, columns*w), same intensity scale.
     """
     if kernel is None:
-        kernel = interpolation_kernel(scale, grid).to(low)
+        kernel = interpolation_kernel(pair(scale), grid).to(low)
     if torch.is_autocast_enabled(low.device.type):
         with torch.autocast(low.device.type, enabled=False):
             return interpolate(low, scale, grid, kernel)
     phases = F.conv2d(F.pad(low, (2, 2, 2, 2), mode="replicate"), kernel)
-    return F.pixel_shuffle(phases, scale)
+    return pixel_shuffle(phases, scale)

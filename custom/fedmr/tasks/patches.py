@@ -16,7 +16,7 @@ from fedmr.data.datalist import read_entries
 from fedmr.data.splits import SPLITS
 from fedmr.data.volumes import normalisation, read_volume
 from fedmr.metrics import foreground
-from fedmr.physics.degradation import Degradation, Grid, degrade, low_size
+from fedmr.physics.degradation import Degradation, Grid, degrade, low_size, scale_text
 from fedmr.utils.errors import DataError
 
 MIN_FOREGROUND = 0.25  # share of a patch that must be foreground
@@ -26,7 +26,7 @@ class PatchSettings(Protocol):
     """What patches need to know of their task, see `super_resolution.SuperResolutionTask`."""
 
     @property
-    def scale(self) -> int: ...
+    def scale(self) -> tuple[int, int]: ...
     @property
     def degradation(self) -> Degradation: ...
     @property
@@ -80,8 +80,9 @@ def load_volumes(folder: Path, task: PatchSettings, splits: tuple[str, ...] = SP
         hr = read_volume(path, entry.get("shape"))
         if entry["split"] == "train" and min(hr.shape[1:]) < task.smallest_side:
             raise DataError(
-                f"{path} has slices of {tuple(hr.shape[1:])} voxels, too small for patch_size {task.patch_size} at "
-                f"x{task.scale}: {task.smallest_side} are needed. Take a smaller patch_size or leave out this volume"
+                f"{path} has slices of {tuple(hr.shape[1:])} voxels, too small for patch_size {task.patch_size} "
+                f"at x{scale_text(task.scale)}: {task.smallest_side} are needed. "
+                "Take a smaller patch_size or leave out this volume"
             )
         lr = degrade(hr, task.scale, task.degradation)
         intensity = normalisation(lr)
@@ -98,12 +99,12 @@ def patch_corners(inside: Tensor, task: PatchSettings, height: int, width: int) 
         task: patch size and scale.
         height, width: of the HR slice.
     """
-    p, s = task.patch_size, task.scale
+    p, (down, right) = task.patch_size, task.scale
     share = F.avg_pool2d(inside.float()[None, None], p, stride=1)[0, 0]
     # row 0 and column 0 are left out: a flipped patch needs the s-1 HR pixels before its corner
-    good = share[1 : (height // s) - p + 1, 1 : (width // s) - p + 1] >= MIN_FOREGROUND
+    good = share[1 : (height // down) - p + 1, 1 : (width // right) - p + 1] >= MIN_FOREGROUND
     y, x = good.nonzero(as_tuple=True)
-    return ((y + 1) * low_size(width, s) + x + 1).int()
+    return ((y + 1) * low_size(width, right) + x + 1).int()
 
 
 def usable_slices(hr: Tensor, task: PatchSettings) -> Tensor:
@@ -124,7 +125,8 @@ class PatchSampler:
 
     All slices lie in two flat arrays, so that slices of any size share one gather. Flips go through the grid:
     on the pixel0 grid the HR partner of a flipped LR patch starts scale-1 pixels earlier, because LR sample p
-    stays at HR position scale*p. Slices and patches that are mostly background are left out.
+    stays at HR position scale*p. Patches are transposed only if both axes have one scale.
+    Slices and patches that are mostly background are left out.
 
     Args:
         volumes: training volumes.
@@ -172,7 +174,7 @@ class PatchSampler:
         """Batches of epoch `number`, which with the seed determines them, so nothing needs saving for a resume.
 
         Yields:
-            LR (B, 1, p, p) and HR (B, 1, s*p, s*p); all batches but the last have `batch_size` patches.
+            LR (B, 1, p, p) and HR (B, 1, rows*p, columns*p); all batches but the last have `batch_size` patches.
         """
         generator = torch.Generator().manual_seed(self.task.seed * 1_000_003 + number)
         order = torch.randperm(self.n_slices * self.task.patches_per_slice, generator=generator) % self.n_slices
@@ -196,9 +198,11 @@ class PatchSampler:
         lr_rows = _axis(corner // lr_width, flips[0], p)
         lr_columns = _axis(corner % lr_width, flips[1], p)
         lr = _take(self.lr, lr_offset, lr_width, lr_rows, lr_columns)
-        hr_rows = _refine(lr_rows, flips[0], task)
-        hr_columns = _refine(lr_columns, flips[1], task)
+        hr_rows = _refine(lr_rows, flips[0], task.scale[0], task.grid)
+        hr_columns = _refine(lr_columns, flips[1], task.scale[1], task.grid)
         hr = _take(self.hr, hr_offset, hr_width, hr_rows, hr_columns)
+        if task.scale[0] != task.scale[1]:
+            return lr, hr
         transpose = flips[2].view(-1, 1, 1, 1)
         return torch.where(transpose, lr.mT, lr), torch.where(transpose, hr.mT, hr)
 
@@ -209,11 +213,10 @@ def _axis(start: Tensor, flip: Tensor, length: int) -> Tensor:
     return start[:, None] + torch.where(flip[:, None], length - 1 - steps, steps)
 
 
-def _refine(low: Tensor, flip: Tensor, task: PatchSettings) -> Tensor:
+def _refine(low: Tensor, flip: Tensor, s: int, grid: Grid) -> Tensor:
     """LR indices (B, p) to the HR indices (B, s*p) that lie on the same grid after the flip."""
-    s = task.scale
     steps = torch.arange(s, device=low.device)
-    backwards = (0 if task.grid == "pixel0" else s - 1) - steps
+    backwards = (0 if grid == "pixel0" else s - 1) - steps
     offset = torch.where(flip[:, None], backwards, steps)
     return (s * low[:, :, None] + offset[:, None, :]).flatten(1)
 

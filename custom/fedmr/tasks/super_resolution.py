@@ -1,5 +1,6 @@
 """Super-resolution as a task: a network on a volume's slices, and what it is compared with."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import field, replace
 from pathlib import Path
@@ -10,7 +11,16 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from fedmr.data.splits import SPLITS
-from fedmr.physics.degradation import GRID_OF, Degradation, Grid, interpolate, zero_filled, zero_filled_acquisition
+from fedmr.physics.degradation import (
+    GRID_OF,
+    Degradation,
+    Grid,
+    interpolate,
+    pair,
+    scale_text,
+    zero_filled,
+    zero_filled_acquisition,
+)
 from fedmr.tasks.base import Task
 from fedmr.tasks.dp_settings import DpSgd
 from fedmr.tasks.patches import MIN_FOREGROUND, PatchSampler, Volume, load_volumes, usable_slices
@@ -19,8 +29,8 @@ from fedmr.utils.validation import Count, settings
 
 _TIMES = "\N{MULTIPLICATION SIGN}"
 _DEGRADATIONS = {
-    "truncation": "k-space truncation to the central 1/{0} of the matrix along both axes",
-    "bicubic": "anti-aliased bicubic resampling by {0}",
+    "truncation": "k-space truncation to the central 1/{0} of the matrix along {1}",
+    "bicubic": "anti-aliased bicubic resampling by {0} along {1}",
 }
 _Degradation = Annotated[Degradation, Field(description=f"one of {', '.join(GRID_OF)}")]
 _DpSgd = Annotated[Mapping[str, Any], Field(description="a mapping with the numbers of DP-SGD")]
@@ -37,7 +47,7 @@ def super_resolve(net: nn.Module, low: Tensor, size: tuple[int, int]) -> Tensor:
     Args:
         net: the network.
         low: (S, h, w) LR slices, about [0, 1], on any device.
-        size: HR size (H, W), at most scale * (h, w).
+        size: HR size (H, W), at most (rows*h, columns*w).
 
     Returns:
         (S, H, W) float32 on the device of `low`, values >= 0 (a magnitude image has no negative ones).
@@ -60,7 +70,7 @@ class SuperResolutionTask(Task):
 
     Attributes:
         degradation: how LR is made from HR, "truncation" or "bicubic".
-        patch_size: side of an LR patch in LR pixels; the HR patch is scale times larger.
+        patch_size: side of an LR patch in LR pixels; the HR patch is larger by the scale of each axis.
         patches_per_slice: patches drawn per training slice and epoch.
         dp_sgd: the numbers of `tasks.dp_settings.DpSgd`, if training is to be differentially private. They then stand
             in for `batch_size`, `patches_per_slice` and `clip_norm`.
@@ -92,8 +102,12 @@ class SuperResolutionTask(Task):
                 f"task: network grid {grid!r} does not belong to degradation {self.degradation!r}; "
                 f"use {self.grid!r}, else the image shifts by (scale-1)/2 pixels"
             )
-        if self.scale < 2:
-            raise ValueError(f"task: network scale is {self.scale}; super-resolution needs 2 or more")
+        try:
+            factors = pair(self.network["scale"])
+        except ValueError as error:
+            raise ValueError(f"task: network {error}") from None
+        if max(factors) < 2:
+            raise ValueError(f"task: network scale is {scale_text(factors)}; super-resolution needs 2 or more")
         return self
 
     @model_validator(mode="after")
@@ -105,9 +119,12 @@ class SuperResolutionTask(Task):
         return self
 
     @property
-    def scale(self) -> int:
-        """Super-resolution factor."""
-        return int(self.network["scale"])
+    def scale(self) -> tuple[int, int]:
+        """Super-resolution factors of rows and columns; a config gives one number for both, or a list of two.
+
+        Slices lie in right-anterior-superior order: the rows of an axial slice run from left to right.
+        """
+        return pair(self.network["scale"])
 
     @property
     def grid(self) -> Grid:
@@ -117,22 +134,27 @@ class SuperResolutionTask(Task):
     @property
     def facts(self) -> dict[str, Any]:
         """Scale, degradation and grid."""
-        return {"scale": self.scale, "degradation": self.degradation, "grid": self.grid}
+        rows, columns = self.scale
+        return {
+            "scale": rows if rows == columns else [rows, columns],
+            "degradation": self.degradation,
+            "grid": self.grid,
+        }
 
     @property
     def smallest_side(self) -> int:
-        """A patch, and one pixel more, which a flipped one needs."""
-        return (self.patch_size + 1) * self.scale
+        """A patch, and one pixel more, which a flipped one needs, at the larger scale."""
+        return (self.patch_size + 1) * max(self.scale)
 
     @property
     def least_foreground(self) -> float:
         """`MIN_FOREGROUND` of an HR patch."""
-        return MIN_FOREGROUND * (self.patch_size * self.scale) ** 2
+        return MIN_FOREGROUND * self.patch_size**2 * math.prod(self.scale)
 
     @property
     def bytes_per_voxel(self) -> float:
         """HR and LR, float32."""
-        return 4 * (1 + self.scale**-2)
+        return 4 * (1 + 1 / math.prod(self.scale))
 
     def load(self, folder: Path, splits: tuple[str, ...] = SPLITS) -> list[Volume]:
         """Load, degrade and normalise a site's volumes; see `patches.load_volumes`."""
@@ -169,20 +191,20 @@ class SuperResolutionTask(Task):
         middle = volume.hr.shape[0] // 2
         one = replace(volume, hr=volume.hr[middle : middle + 1], lr=volume.lr[middle : middle + 1])
         height, width = one.hr.shape[1:]
-        nearest = one.lr.repeat_interleave(self.scale, 1).repeat_interleave(self.scale, 2)[:, :height, :width]
+        nearest = one.lr.repeat_interleave(self.scale[0], 1).repeat_interleave(self.scale[1], 2)[:, :height, :width]
         images = [nearest, self.baselines(one)["zero_filled"], self.restore(net, one), one.hr]
         return [image[0] for image in images]
 
     def describe(self) -> dict[str, str]:
         """Return scale, degradation and grid in words."""
         return {
-            "Scale": f"x{self.scale} in the slice plane",
+            "Scale": f"x{scale_text(self.scale)} in the slice plane",
             "Degradation": f"{self.degradation}, sampling grid {self.grid}",
         }
 
     def describe_input(self) -> tuple[str, str]:
         """Return how the low resolution was made."""
-        return "Low resolution", _DEGRADATIONS[self.degradation].format(self.scale)
+        return "Low resolution", _DEGRADATIONS[self.degradation].format(scale_text(self.scale), "both axes")
 
     def describe_batch(self) -> str:
         """Return size and number of the patches."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedmr.nets import build, count_parameters, title
+from fedmr.physics.degradation import scale_text
 from fedmr.reports.html.charts import MEAN, Chart, chart
 from fedmr.reports.html.panels import make_panels
 from fedmr.reports.pictures import latest_images
@@ -25,7 +26,7 @@ class Description:
     """The task in words: names for headings, (term, text) rows, and every number as it stood in the job."""
 
     network: str
-    scale: int | None
+    scale: str | None
     measured: str
     rows: list[tuple[str, str]]
     numbers: list[tuple[str, str]]
@@ -43,8 +44,8 @@ def describe(client: dict[str, Any]) -> Description | None:
         net = build(**task.network)
     except ValueError:  # made by another version of fedmr: its numbers can be shown, but not put into words
         return Description(title(str(numbers.get("network", {}).get("name", "network"))), None, "", [], flat, None)
-    name, scale = title(str(task.network["name"])), task.network.get("scale", 1)
-    times = f" {_TIMES}{scale}" if scale > 1 else ""
+    name, scale = title(str(task.network["name"])), scale_text(task.network.get("scale", 1))
+    times = f" {_TIMES}{scale}" if scale != "1" else ""
     rest = ", ".join(f"{k} {v}" for k, v in task.network.items() if k not in ("name", "scale", "seed"))
     rows = [
         ("Network", f"{name}{times}, {count_parameters(net):,} parameters ({rest})"),
@@ -62,7 +63,7 @@ def describe(client: dict[str, Any]) -> Description | None:
         ),
     ]
     size = sum(value.numel() * value.element_size() for value in net.state_dict().values())
-    return Description(name, scale if scale > 1 else None, task.measured, rows, flat, size)
+    return Description(name, scale if scale != "1" else None, task.measured, rows, flat, size)
 
 
 def _flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
