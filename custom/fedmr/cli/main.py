@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from fedmr import __version__
-from fedmr.cli import hospital, models, training
+from fedmr.cli import hospital, models, simulation, training
 from fedmr.cli.jobs import app as jobs_app
 from fedmr.cli.poc import app as poc_app
 from fedmr.cli.summary import printable
@@ -38,6 +38,7 @@ def options(
 app.command()(hospital.demo_data)
 app.command()(hospital.prepare)
 app.command()(hospital.preflight)
+app.command()(simulation.simulate)
 app.command()(training.train)
 app.command("pool")(training.pool_sites)
 app.command()(training.evaluate)

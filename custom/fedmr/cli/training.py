@@ -4,11 +4,14 @@ import json
 from functools import partial
 from math import isnan
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+
+from fedmr.cli.options import InitFrom, Settings, configured_job
 
 if TYPE_CHECKING:  # imports torch
     from fedmr.tasks.base import Task
@@ -25,11 +28,17 @@ def train(
     job: Annotated[Path, typer.Option(help="Job whose task and rounds to use.")] = Path("jobs/mscan_fedavg"),
     sites: Annotated[str, typer.Option(help="Comma-separated site names; all by default.")] = "",
     rounds: Annotated[int, typer.Option(help="Rounds; the job's by default.")] = 0,
+    settings: Settings = None,
+    init_from: InitFrom = None,
 ) -> None:
-    """Train without FLARE on one site or several pooled: the same task, loop and schedule as the job."""
+    """Train without a federation on one site or several POOLED: the same task, loop and schedule as the job."""
     from fedmr.training.standalone import train_pooled
 
-    train_pooled(data, out, job=job, sites=[s for s in sites.split(",") if s], rounds=rounds, say=console.print)
+    console.print("no federation: the volumes of all sites are pooled in this process; `fedmr simulate` federates")
+    chosen = [s for s in sites.split(",") if s]
+    with TemporaryDirectory(prefix="fedmr-job-") as folder:
+        changed = configured_job(job, Path(folder), settings=settings, init_from=None)
+        train_pooled(data, out, job=changed, sites=chosen, rounds=rounds, init_from=init_from, say=console.print)
 
 
 def pool_sites(

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from fedmr.federation.old_paths import refuse_old_paths
+from fedmr.federation.render import PACKAGED_CONFIGS, PACKAGED_JOBS, locate_job
 from fedmr.utils.files import replace_folder
 from fedmr.utils.hocon import read_hocon
 
@@ -36,6 +37,7 @@ def bundle(job: Path, out: Path, *, code: bool = True, force: bool = False) -> P
         FileExistsError: OUT/NAME exists and `force` is false.
         ValueError: OUT/NAME is the job itself, or the job names classes by the paths of an earlier version.
     """
+    job = locate_job(job)
     for config in sorted((job / "app" / "config").glob("*.conf")):
         refuse_old_paths(config.read_text(), config)
     target = out / read_name(job)
@@ -48,6 +50,6 @@ def bundle(job: Path, out: Path, *, code: bool = True, force: bool = False) -> P
     with replace_folder(target) as passing:
         shutil.copytree(job, passing, ignore=shutil.ignore_patterns("custom", ".__nvfl*"), dirs_exist_ok=True)
         if code:
-            junk = shutil.ignore_patterns("__pycache__")
+            junk = shutil.ignore_patterns("__pycache__", PACKAGED_JOBS.name, PACKAGED_CONFIGS.name)
             shutil.copytree(PACKAGE, passing / "app" / "custom" / PACKAGE.name, ignore=junk)
     return target

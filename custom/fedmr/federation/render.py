@@ -19,6 +19,7 @@ from fedmr.nets import build
 from fedmr.tasks.registry import build_task
 from fedmr.utils.hocon import read_hocon
 
+PACKAGED_CONFIGS, PACKAGED_JOBS = (Path(__file__).parents[1] / name for name in ("app_configs", "jobs"))
 CLIENT_CONFIG = Path("app/config/config_fed_client.conf")
 SERVER_CONFIG = Path("app/config/config_fed_server.conf")
 _PRIVACY_FILTERS = "fedmr.flare.filters."
@@ -174,7 +175,24 @@ def read_num_rounds(job: Path) -> int:
     return int(read_argument(job, SERVER_CONFIG, "num_rounds"))
 
 
+def locate_job(job: Path) -> Path:
+    """Return the place of a job: that folder, else the job of the package of that name.
+
+    Raises:
+        FileNotFoundError: neither is there; the message names the jobs of the package.
+    """
+    named = PACKAGED_JOBS / job.name
+    if job.exists() or not (named / "meta.conf").is_file():
+        if (job / "meta.conf").is_file():
+            return job
+        known = ", ".join(sorted(path.parent.name for path in PACKAGED_JOBS.glob("*/meta.conf")))
+        raise FileNotFoundError(f"{job} is no job: give a job folder (with meta.conf), or the name of one of {known}")
+    return named
+
+
 def _find(job: Path, relative: Path) -> Path:
+    if not job.exists():
+        job = locate_job(job)
     for candidate in (job, job / relative, job / relative.relative_to("app"), job / relative.name):
         for file in (candidate, candidate.with_suffix(".json")):  # FLARE's recipes write JSON, which is HOCON
             if file.is_file():

@@ -1,21 +1,18 @@
 """Running the cells of a study, each through FLARE's simulator as `make sim` does, and going on where it stopped."""
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import psutil
-
 from fedmr.data.datalist import DATA_ROOT_VARIABLE
 from fedmr.data.pool import pool
 from fedmr.federation.render import rendered
+from fedmr.federation.simulator import end_processes, run_flare
 from fedmr.runs.facts import read_log, read_step_times
 from fedmr.runs.run import RunError, read_figures, read_rounds
 from fedmr.study import Cell, Study
@@ -75,7 +72,7 @@ def run_study(
 
 def _run_cell(cell: Cell, folder: Path, study: Study, *, data: Path, configs: Path) -> Iterator[dict[str, Any]]:
     folder = folder.resolve()
-    _end(folder / RUN)  # of a study that was killed
+    end_processes(folder / RUN)  # of a study that was killed
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     facts, started = circumstances(), time.perf_counter()
@@ -96,21 +93,12 @@ def _simulate(cell: Cell, folder: Path, *, data: Path, configs: Path) -> None:
     sites, root = _sites(cell, folder, data)
     job = _render(cell, folder, configs)
     command = ["simulator", job, "-w", folder / RUN, "-c", ",".join(sites), "-t", len(sites)]
-    log_config = configs.resolve() / "log_config.json"
-    with (folder / "log.txt").open("w") as log:
-        process = subprocess.Popen(
-            [str(c) for c in (Path(sys.executable).parent / "nvflare", *command, "-l", log_config)],
-            env=os.environ | {DATA_ROOT_VARIABLE: str(root)},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # FLARE's processes kill their whole group when they lose their parent
-        )
-        try:
-            process.wait(60 * cell.minutes)
-        except subprocess.TimeoutExpired:
-            raise StudyError(f"ended after {cell.minutes:g} minutes, see {folder / 'log.txt'}") from None
-        finally:
-            _end(folder / RUN)
+    command += ["-l", configs.resolve() / "log_config.json"]
+    log, environment = folder / "log.txt", {DATA_ROOT_VARIABLE: str(root)}
+    try:
+        run_flare(command, folder / RUN, environment=environment, log=log, seconds=60 * cell.minutes)
+    except subprocess.TimeoutExpired:
+        raise StudyError(f"ended after {cell.minutes:g} minutes, see {log}") from None
     try:
         read_figures(folder / RUN)
     except RunError as error:
@@ -164,12 +152,3 @@ def _cost(cell: Cell, run: Path) -> dict[str, Any]:
         "seconds_training": log.training_seconds,
         "seconds_per_step": median(times) / 1000,
     }
-
-
-def _end(workspace: Path) -> None:
-    """Kill the simulator's processes that work in a workspace; they name it and FLARE in their command."""
-    for process in psutil.process_iter(["cmdline"]):
-        command: list[str] = process.info["cmdline"] or []
-        inside = any(part == str(workspace) or part.startswith(f"{workspace}/") for part in command)
-        if inside and any("nvflare" in part for part in command):
-            process.kill()

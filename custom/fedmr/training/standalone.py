@@ -13,6 +13,7 @@ import torch
 
 from fedmr.checkpoints.card import make_card, summarise_volumes
 from fedmr.checkpoints.model_file import Model, load_model, save_model
+from fedmr.checkpoints.warm_start import starting_weights
 from fedmr.data.datalist import present_splits, site_folders
 from fedmr.data.splits import SPLITS
 from fedmr.federation.render import read_num_rounds, read_task
@@ -21,7 +22,7 @@ from fedmr.runs.run import Figures, summarise
 from fedmr.tasks.base import Task, Volume
 from fedmr.tasks.registry import build_task
 from fedmr.training.build import make_trainer
-from fedmr.training.trainer import TrainingStats, evaluate
+from fedmr.training.trainer import Trainer, TrainingStats, evaluate
 from fedmr.utils.errors import DataError
 
 _Load = Callable[[], Sequence[Volume]]
@@ -34,6 +35,7 @@ def train_pooled(
     job: Path,
     sites: Sequence[str] = (),
     rounds: int = 0,
+    init_from: Path | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
     """Train on the pooled volumes of sites as a job would with one site that holds them all.
@@ -44,6 +46,7 @@ def train_pooled(
         job: job folder with the task.
         sites: site names to pool; all if empty.
         rounds: number of rounds; the job's if 0.
+        init_from: model whose weights are the first, see `warm_start.starting_weights`; random ones if None.
         say: receives a progress line per round.
 
     Returns:
@@ -57,9 +60,7 @@ def train_pooled(
     folders = _folders(data, sites)
     volumes = [v for folder in folders for v in _load_present(task, folder, ("train", "val"))]
     validation = [v for v in volumes if v.split == "val"]
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    plain = replace(task, algorithm={"name": "fedavg"})
-    trainer = make_trainer(plain, task.sampler(volumes, device), rounds=rounds)
+    trainer = _trainer(task, volumes, rounds, init_from)
     out.mkdir(parents=True, exist_ok=True)
     with (out / "log.jsonl").open("w") as log:
         for number in range(rounds):
@@ -77,6 +78,16 @@ def train_pooled(
     save_model(out / "model.pt", Model(trainer.net, card))
     say(f"wrote {out / 'model.pt'}")
     return out / "model.pt"
+
+
+def _trainer(task: Task, volumes: Sequence[Volume], rounds: int, init_from: Path | None) -> Trainer:
+    """Return the trainer of a site that trains alone, with the first weights."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    plain = replace(task, algorithm={"name": "fedavg"})
+    trainer = make_trainer(plain, task.sampler(volumes, device), rounds=rounds)
+    if init_from:
+        trainer.net.load_state_dict(starting_weights(init_from, task))
+    return trainer
 
 
 def _line(done: TrainingStats, psnr: float) -> str:

@@ -1,0 +1,36 @@
+"""Options that several commands share: settings of a job, and the model that it starts from."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="NAME=VALUE, again for each: a number of the task, or num_rounds. It is recorded."),
+]
+InitFrom = Annotated[
+    Path | None, typer.Option("--init-from", help="Model whose weights are the first: a file, a run, or a name.")
+]
+
+
+def configured_job(
+    job: Path, out: Path, *, settings: list[str] | None, init_from: Path | None, rounds: int = 0
+) -> Path:
+    """Make the job that the options of a command ask for, in OUT; the job itself if they ask for nothing."""
+    from fedmr.federation.configured import configure
+    from fedmr.federation.render import locate_job
+    from fedmr.tasks.overrides import parse_overrides
+
+    changes = parse_overrides([*(settings or []), *([f"num_rounds={rounds}"] if rounds else [])])
+    if not changes and init_from is None:
+        return locate_job(job)
+    changed = configure(job, out / "changed", changes)
+    if init_from is None:
+        return changed
+    from fedmr.checkpoints.warm_start import write_start
+    from fedmr.federation.render import read_task
+    from fedmr.tasks.registry import build_task
+
+    write_start(init_from, build_task(read_task(changed)), out / "start.pt")
+    return configure(job, out / "changed", changes, weights=out / "start.pt", origin=str(init_from))

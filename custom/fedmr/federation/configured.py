@@ -1,0 +1,135 @@
+"""A job with settings of one's own: a copy of its rendered folder, changed wherever the settings have effect."""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fedmr.federation.job_bundle import read_name
+from fedmr.federation.render import CLIENT_CONFIG, SERVER_CONFIG, locate_job
+from fedmr.nets import build
+from fedmr.tasks.overrides import merge
+from fedmr.tasks.registry import build_task
+from fedmr.utils.files import replace_folder
+from fedmr.utils.hocon import read_hocon
+
+SETTINGS = Path("app/config/fedmr_settings.json")  # FLARE leaves it with the configs in the run
+WEIGHTS = "fedmr_start.pt"
+_META = Path("meta.conf")
+# settings beside the task's: the argument of a component that each changes
+_ARGUMENTS = {"num_rounds": "num_rounds", "train_timeout": "train_timeout", "min_clients_per_round": "min_sites"}
+_ENCRYPTS = ("Encryptor", "Decryptor")
+
+Tree = dict[str, Any]
+
+
+def configure(
+    job: Path, out: Path, settings: Mapping[str, Any], *, weights: Path | None = None, origin: str = ""
+) -> Path:
+    """Copy a job, with other settings and other first weights.
+
+    Args:
+        job: job folder, or the name of a job of the package.
+        out: folder to hold the copy; the result is OUT/NAME and replaces what is there.
+        settings: of `overrides.parse_overrides`: "task" and the names of `num_rounds`, `train_timeout` and
+            `min_clients_per_round`.
+        weights: file as FLARE saves models, from which the server starts instead of from random weights.
+        origin: what the weights are, for the record.
+
+    Raises:
+        FileNotFoundError: no such job.
+        ValueError: an unknown setting, or one that the job has no use for, or a value that the task refuses.
+    """
+    job = locate_job(job)
+    trees = {path: _plain(job / path) for path in (SERVER_CONFIG, CLIENT_CONFIG)}
+    _check_names(settings)
+    for name in sorted(set(settings) & set(_ARGUMENTS)):
+        _set_argument(trees, name, settings[name], job)
+    if "task" in settings:
+        _set_task(trees, settings["task"], job)
+    if weights:
+        _component(trees[SERVER_CONFIG], "persistor", job)["args"]["source_ckpt_file_full_name"] = WEIGHTS
+    target = out / read_name(job)
+    with replace_folder(target) as passing:
+        shutil.copytree(job, passing, ignore=shutil.ignore_patterns("__pycache__", ".__nvfl*"), dirs_exist_ok=True)
+        for path, tree in trees.items():
+            (passing / path).write_text(json.dumps(tree, indent=1) + "\n")
+        record = {"job": read_name(job), "set": dict(settings), "init_from": origin}
+        (passing / SETTINGS).write_text(json.dumps(record, indent=1) + "\n")
+        if weights:  # FLARE looks for a checkpoint without a path in the app's custom folder
+            shutil.copy(weights, passing / "app" / "custom" / WEIGHTS)
+    return target
+
+
+def needs_keys(job: Path) -> bool:
+    """Whether a job's sites encrypt, for which only provisioning makes keys."""
+    config = _plain(locate_job(job) / CLIENT_CONFIG)
+    return any(node["path"].endswith(_ENCRYPTS) for node in _nodes(config) if isinstance(node.get("path"), str))
+
+
+def _check_names(settings: Mapping[str, Any]) -> None:
+    known = ("task", *_ARGUMENTS)
+    if unknown := sorted(set(settings) - set(known)):
+        raise ValueError(f"{unknown[0]} is no setting of a job; known are task.NAME, {', '.join(_ARGUMENTS)}")
+    if not isinstance(settings.get("task", {}), Mapping):
+        raise ValueError(f"task is set to {settings['task']!r}; set what is in it, e.g. task.learning_rate=1e-3")
+    for name, least in (("num_rounds", 1), ("min_clients_per_round", 1), ("train_timeout", 0)):
+        value = settings.get(name, least)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{name} is {value!r}; it must be a whole number from {least} on")
+
+
+def _plain(path: Path) -> Tree:
+    tree: Tree = json.loads(json.dumps(read_hocon(path).as_plain_ordered_dict()))
+    return tree
+
+
+def _nodes(node: Any) -> Iterator[Tree]:
+    """Every mapping of a config."""
+    if isinstance(node, dict):
+        yield node
+        for value in node.values():
+            yield from _nodes(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _nodes(value)
+
+
+def _set_argument(trees: Mapping[Path, Tree], name: str, value: Any, job: Path) -> None:
+    argument = _ARGUMENTS[name]
+    holders = [n["args"] for n in _nodes(trees[SERVER_CONFIG]) if argument in (n.get("args") or {})]
+    if not holders:
+        raise ValueError(f"{job} has no use for {name}: none of its components takes {argument}")
+    for args in holders:
+        args[argument] = value
+
+
+def _set_task(trees: Mapping[Path, Tree], changes: Mapping[str, Any], job: Path) -> None:
+    """Change the task at the sites, and on the server its network and the learning rate that the guard knows."""
+    nodes = [node for tree in trees.values() for node in _nodes(tree)]
+    arguments = [node["args"] for node in nodes if isinstance(node.get("args"), dict)]
+    tasks = [args for args in arguments if isinstance(args.get("task"), dict)]
+    if not tasks:
+        raise ValueError(f"{job} trains nothing, so it has no task to change")
+    old = tasks[0]["task"]
+    new = merge(old, changes)
+    checked = build_task(new)
+    build(**checked.network)
+    for args in tasks:
+        args["task"] = new
+    for node in nodes:
+        if node.get("path") == "fedmr.nets.build":
+            node["args"] = new["network"]
+    for args in arguments:
+        limits = args.get("limits")
+        if isinstance(limits, dict) and limits.get("learning_rate") == old.get("learning_rate"):
+            limits["learning_rate"] = checked.learning_rate
+
+
+def _component(config: Tree, name: str, job: Path) -> Tree:
+    found = next((c for c in config["components"] if c.get("id") == name), None)
+    if found is None:
+        raise ValueError(f"{job} has no {name}, so it starts from no weights")
+    component: Tree = found
+    return component
