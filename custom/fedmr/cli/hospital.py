@@ -49,6 +49,9 @@ def prepare(
     patients: Annotated[
         Path | None, typer.Option(help="CSV with the columns path, patient, where names do not tell the patient.")
     ] = None,
+    keep_grid: Annotated[
+        bool, typer.Option("--keep-grid", help="Do not crop scans that the scanner filled up to a finer grid.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show every scan's patient, contrast and split; write nothing.")
     ] = False,
@@ -69,6 +72,7 @@ def prepare(
         *(layout, chosen_contrasts, split, seed, split_file, "", workers),
         patient_pattern=patient_pattern,
         patients=patients,
+        keep_grid=keep_grid,
     )
     sites = (
         {name: replace(options, hospital=name) for name in hospitals(source, layout)}

@@ -35,12 +35,14 @@ class Image:
         affine: (4, 4) float64, from voxel indices to right-anterior-superior millimetres.
         kspace: raw measurement (S, C, ky, kx) complex64, centred, where there is one.
         notes: what a reader found remarkable but usable, for people.
+        acquired: share of the voxels along X, Y and Z that the header says were acquired, 1 where it says nothing.
     """
 
     voxels: NDArray[Any]
     affine: NDArray[np.float64]
     kspace: NDArray[np.complex64] | None = None
     notes: tuple[str, ...] = ()
+    acquired: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -236,7 +238,9 @@ def canonical(image: Image) -> Image:
     """The same scan with axes turned and flipped to the nearest right-anterior-superior order; nothing is resampled."""
     turn = nib.io_orientation(image.affine)
     voxels = nib.apply_orientation(image.voxels, turn)
-    return replace(image, voxels=voxels, affine=image.affine @ inv_ornt_aff(turn, image.voxels.shape))
+    x, y, z = (share for _, share in sorted(zip(turn[:, 0], image.acquired, strict=True)))
+    affine = image.affine @ inv_ornt_aff(turn, image.voxels.shape)
+    return replace(image, voxels=voxels, affine=affine, acquired=(x, y, z))
 
 
 def slices(image: Image) -> NDArray[np.float32]:

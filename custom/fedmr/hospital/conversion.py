@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from fedmr.data.acquired_grid import find_acquired_grid, to_acquired_grid
 from fedmr.data.images import Image, canonical, check, check_anatomy, save_nifti
 from fedmr.data.readers import Scan
 from fedmr.data.readers.folder import VOLUMES, read_scan
@@ -30,6 +31,7 @@ def convert(
     *,
     layout: str,
     workers: int = 0,
+    keep_grid: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[dict[str, Record | str], int]:
     """Read, check and cache scans.
@@ -40,6 +42,7 @@ def convert(
         private: its journal gets a record per volume as soon as that is written.
         layout: format of the scans.
         workers: processes; 0 for one per core.
+        keep_grid: leave a scan on its stored grid, also where the acquired one is coarser.
         progress: receives the numbers of scans done and in all.
 
     Returns:
@@ -51,13 +54,13 @@ def convert(
     """
     for passing in (folder / VOLUMES).glob(".*"):
         passing.unlink()  # an interrupted run was writing it
-    prints = {name: _fingerprint(scan) for name, scan in scans.items()}
+    prints = {name: _fingerprint(scan, keep_grid) for name, scan in scans.items()}
     earlier = {n: r for n, r in private.read().items() if r["print"] == prints.get(n) and _is_cached(r, folder)}
     private.rewrite(list(earlier.values()))
     results: dict[str, Record | str] = dict(earlier)
     progress(len(results), len(scans))
     todo = [(name, scan) for name, scan in scans.items() if name not in earlier]
-    for name, result in _run(partial(_convert_one, folder=folder, layout=layout), todo, workers):
+    for name, result in _run(partial(_convert_one, folder=folder, layout=layout, keep_grid=keep_grid), todo, workers):
         if not isinstance(result, str):
             result |= {"print": prints[name], "sources": [str(path) for path in scans[name].files]}
             private.append(result)
@@ -95,7 +98,7 @@ def _run(
         pool.shutdown(cancel_futures=True)
 
 
-def _convert_one(item: tuple[str, Scan], *, folder: Path, layout: str) -> tuple[str, Record | str]:
+def _convert_one(item: tuple[str, Scan], *, folder: Path, layout: str, keep_grid: bool) -> tuple[str, Record | str]:
     """Cache one scan as `volumes/<name>.nii`, with raw k-space as `volumes/<name>.npy`."""
     name, scan = item
     try:
@@ -106,14 +109,26 @@ def _convert_one(item: tuple[str, Scan], *, folder: Path, layout: str) -> tuple[
         return name, str(error)
     except MemoryError:
         return name, f"{label(scan)} needs more memory than there is; run with --workers 1, or leave it out"
-    image = canonical(image)
+    image, grid, more = _acquired(canonical(image), keep_grid)
     paths = {"image": f"{VOLUMES}/{name}.nii"}
     save_nifti(image, folder / paths["image"])
     if image.kspace is not None:
         paths["kspace"] = f"{VOLUMES}/{name}.npy"
         write_atomically(folder / paths["kspace"], partial(np.save, arr=image.kspace))
     sizes = [(folder / path).stat().st_size for path in paths.values()]
-    return name, {"volume": name, "paths": paths, "sizes": sizes, "notes": notes} | _describe(image)
+    return name, {"volume": name, "paths": paths, "sizes": sizes, "notes": notes + more} | grid | _describe(image)
+
+
+def _acquired(image: Image, keep_grid: bool) -> tuple[Image, Record, list[str]]:
+    """Return a scan on the acquired grid and, if the stored one was finer, what the datalist and people are told."""
+    found = find_acquired_grid(image)
+    if found is None:
+        return image, {}, []
+    stored = image.voxels.shape
+    grid = {"stored": list(stored), "acquired": list(found.shape), "evidence": found.evidence, "kept": keep_grid}
+    done = "it was kept, as --keep-grid says" if keep_grid else "its k-space was cropped to that"
+    image = image if keep_grid else to_acquired_grid(image, found.shape)
+    return image, {"grid": grid}, [f"{found.describe(stored)}; {done}"]
 
 
 def _describe(image: Image) -> Record:
@@ -125,10 +140,10 @@ def _describe(image: Image) -> Record:
     }
 
 
-def _fingerprint(scan: Scan) -> str:
-    """Changes when a file of the scan does."""
+def _fingerprint(scan: Scan, keep_grid: bool) -> str:
+    """Changes when a file of the scan does, or what is asked for."""
     stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in scan.files]
-    return hashlib.sha256(repr((scan.key, stats)).encode()).hexdigest()
+    return hashlib.sha256(repr((scan.key, keep_grid, stats)).encode()).hexdigest()
 
 
 def _is_cached(record: Record, folder: Path) -> bool:

@@ -37,6 +37,7 @@ class Options:
         workers: processes; 0 for one per core.
         patient_pattern: regular expression that finds the patient in a scan's path below the source.
         patients: CSV with the columns path, patient, for scans whose names do not tell.
+        keep_grid: leave scans on a grid finer than the acquired as they are.
     """
 
     layout: str = "auto"
@@ -48,6 +49,7 @@ class Options:
     workers: int = 0
     patient_pattern: str = ""
     patients: Path | None = None
+    keep_grid: bool = False
 
 
 @dataclass
@@ -93,7 +95,8 @@ def prepare(
     found, layout = choose(source, site, options)
     private = _open(folder, source)
     scans = {private.pseudonym("scan", f"{_relative(scan, source)} {scan.key}"): scan for scan in found.scans}
-    results, kept = convert(scans, folder, private, layout=layout, workers=options.workers, progress=progress)
+    how: dict[str, Any] = {"layout": layout, "workers": options.workers, "keep_grid": options.keep_grid}
+    results, kept = convert(scans, folder, private, **how, progress=progress)
     problems = found.problems + [result for result in results.values() if isinstance(result, str)]
     records = {name: result for name, result in results.items() if not isinstance(result, str)}
     scans, duplicates = _without_duplicates(records, scans)
@@ -269,6 +272,7 @@ def _entries(
             "split": scan.split or splits[scan.patient],
             "shape": records[name]["shape"],
             "spacing": records[name]["spacing"],
+            **{key: records[name][key] for key in ("grid",) if key in records[name]},
         }
         for name, scan in scans.items()
     ]

@@ -17,6 +17,7 @@ from pydicom.uid import generate_uid
 from torch import nn
 
 from fedmr import __version__
+from fedmr.data.acquired_grid import grid_note
 from fedmr.data.images import Image, check
 from fedmr.data.readers import Scan, dicom
 from fedmr.data.readers.dicom_stack import Frame, frames_of, in_order, quiet
@@ -60,7 +61,7 @@ def super_resolve_series(
     image = dicom.read(scan)
     across = int(nib.io_orientation(image.affine)[2, 0])
     plane = options.plane or next(plane for plane, axis in PLANES.items() if axis == across)
-    notes = check(image, name, axis=2, least_side=resolver.least_side)
+    notes = [*check(image, name, axis=2, least_side=resolver.least_side), *grid_note(image)]
     result, step = resolver(image, plane=plane, progress=progress)
     with quiet():
         frames, _ = in_order([frame for path in scan.files for frame in frames_of(path)], name)

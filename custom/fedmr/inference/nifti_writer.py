@@ -12,6 +12,7 @@ from nibabel.volumeutils import native_code
 from numpy.typing import NDArray
 
 from fedmr import __version__
+from fedmr.data.acquired_grid import grid_note
 from fedmr.data.images import Image, check, load_nifti, read_nifti
 from fedmr.inference.super_resolver import SuperResolver, check_memory
 from fedmr.physics.degradation import scale_text
@@ -75,7 +76,6 @@ def super_resolve_nifti(
     stored = load_nifti(source)
     storage = _storage(stored, resolver.options.data_consistency)
     series = image.voxels.shape[3:]
-    total = int(np.prod(series))
     if image.voxels.size == 0:
         raise DataError(f"{source} has shape {image.voxels.shape}: it holds no voxel. Convert it again")
     notes: list[str] = []
@@ -83,8 +83,9 @@ def super_resolve_nifti(
     for number, index in enumerate(np.ndindex(series)):
         volume, filled = _without_nan(Image(image.voxels[(..., *index)], image.affine, notes=image.notes))
         name = f"volume {number + 1} of {source}" if series else source
-        notes += [*filled, *check(volume, name, least_side=resolver.least_side)]
-        result, step = resolver(volume, progress=partial(_advance, progress, number, total))
+        finer = grid_note(volume) if number == 0 else []
+        notes += [*filled, *check(volume, name, least_side=resolver.least_side), *finer]
+        result, step = resolver(volume, progress=partial(_advance, progress, number, int(np.prod(series))))
         if number == 0:
             check_memory((*result.voxels.shape, *series), storage.dtype.itemsize)
             output = np.empty((*result.voxels.shape, *series), storage.dtype)

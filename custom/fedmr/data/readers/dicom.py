@@ -23,6 +23,7 @@ from pydicom.uid import (
 from fedmr.data.images import Image
 from fedmr.data.magnitude import image_type_kind, named_kind
 from fedmr.data.readers import Found, Scan, contrast_of
+from fedmr.data.readers.dicom_matrix import acquired_shares
 from fedmr.data.readers.dicom_series import DIFFERENCES, File, Header, joined, persons, split, without_copies
 from fedmr.data.readers.dicom_stack import frames_of, in_order, quiet
 from fedmr.utils.errors import DataError
@@ -123,7 +124,8 @@ def read(scan: Scan) -> Image:
         pixels = np.stack([frame.pixels() for frame in frames], axis=-1)
         lossy = any(frame.dataset.get("LossyImageCompression") == "01" for frame in frames)
     notes = ("its images were compressed with loss (JPEG or the like) before they were exported",) if lossy else ()
-    return Image(pixels.swapaxes(0, 1), affine, notes=notes)
+    columns, rows = acquired_shares(frames[0])
+    return Image(pixels.swapaxes(0, 1), affine, notes=notes, acquired=(columns, rows, 1.0))
 
 
 def _name(paths: Sequence[Path]) -> str:

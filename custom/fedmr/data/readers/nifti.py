@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from fedmr.data.images import Image, read_nifti
@@ -164,6 +165,23 @@ def read(scan: Scan) -> Image:
         DataError: as `images.read_nifti`, and for a single slice.
     """
     image = read_nifti(scan.files[0])
+    image = replace(image, acquired=_acquired(scan.files[0]))
     if image.voxels.ndim == 3 and 1 in image.voxels.shape:
         raise DataError(f"{scan.files[0]} has shape {image.voxels.shape}: a 2-D image. A 3-D volume is needed")
     return image
+
+
+def _acquired(path: Path) -> tuple[float, float, float]:
+    """Return the share of the voxels along each axis that were acquired, by the JSON file that BIDS puts beside a scan.
+
+    dcm2niix and BIDS state the phase-encoding axis and its lines before and after interpolation.
+    """
+    shares = [1.0, 1.0, 1.0]
+    try:
+        held = json.loads((path.parent / f"{_stem(path)}.json").read_text(encoding="utf-8"))
+        axis = "ijk".index(str(held.get("PhaseEncodingDirection") or held["PhaseEncodingAxis"])[0])
+        share = float(held["AcquisitionMatrixPE"]) / float(held["ReconMatrixPE"])
+        shares[axis] = min(share, 1.0) if share > 0 else 1.0
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, ZeroDivisionError):
+        pass  # none, or one that does not say
+    return shares[0], shares[1], shares[2]

@@ -29,7 +29,7 @@ _ENTRY_CHECKS: tuple[Callable[[Site], Check], ...] = (
 )
 _SCAN_CHECKS: tuple[Callable[[Site], Check], ...] = (
     *(data.duplicates, data.slices, data.patch, data.intensities),
-    *(data.contrasts, data.voxel_sizes, data.orientation),
+    *(data.contrasts, data.voxel_sizes, data.resolution, data.orientation),
 )
 
 Report = dict[str, list[Check]]

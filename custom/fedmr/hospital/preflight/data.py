@@ -162,6 +162,13 @@ def voxel_sizes(site: Site) -> Check:
     return judge("voxel sizes", ", ".join(found), remedy, warns=warns)
 
 
+def resolution(site: Site) -> Check:
+    """No scan is on a grid finer than the acquired, where it is no truth for super-resolution."""
+    warns = [f"{s.image}: {s.finer}" for s in site.scans if s.finer]
+    remedy = "run `fedmr prepare` without --keep-grid, which crops their k-space to what was acquired"
+    return judge("resolution", "every scan is on the grid that was acquired", remedy, warns=warns)
+
+
 def orientation(site: Site) -> Check:
     """Every scan says how it lies, and lies near the body's axes."""
     warns = [note for s in site.scans for note in s.notes]

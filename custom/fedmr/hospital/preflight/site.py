@@ -12,7 +12,8 @@ import torch
 from nibabel.affines import obliquity
 from numpy.typing import NDArray
 
-from fedmr.data.images import canonical, check, check_anatomy, read_nifti
+from fedmr.data.acquired_grid import find_acquired_grid
+from fedmr.data.images import Image, canonical, check, check_anatomy, read_nifti
 from fedmr.data.images import slices as slices_of
 from fedmr.metrics import FOREGROUND
 from fedmr.tasks.base import Task
@@ -53,6 +54,7 @@ class Scan:
         negative: share of voxels below 0, which are read as 0.
         usable: number of slices that the task trains on, or would if the scan were in the training split.
         gaps: number of constant slices between others.
+        finer: how its grid is finer than the acquired, "" if it is not.
     """
 
     image: str
@@ -72,6 +74,7 @@ class Scan:
     negative: float
     usable: int
     gaps: int
+    finer: str
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,7 @@ def _read_scan(folder: Path, entry: dict[str, Any], task: Task) -> Scan:
         tilt=float(np.degrees(obliquity(image.affine).max())),
         notes=image.notes,
         negative=float((image.voxels < 0).mean()),
+        finer=_finer(image, entry),
         **_intensities(stack, task),
     )
 
@@ -165,6 +169,15 @@ def _intensities(stack: NDArray[np.float32], task: Task) -> dict[str, Any]:
         "usable": int(task.usable_slices(torch.from_numpy(stack)).sum()),
         "gaps": int(np.ptp(filled)) + 1 - len(filled) if len(filled) else 0,
     }
+
+
+def _finer(image: Image, entry: dict[str, Any]) -> str:
+    """Return how the grid is finer than the acquired, "" if it is not or only the image of raw k-space."""
+    stated = entry.get("grid")
+    if isinstance(stated, dict) and stated.get("kept") is True:
+        return f"its grid was kept by --keep-grid, though the acquired one is {stated.get('acquired')}"
+    grid = None if isinstance(entry.get("kspace"), str) else find_acquired_grid(image)
+    return grid.describe(image.voxels.shape) if grid else ""
 
 
 def _difference(stated: Any, spacing: tuple[float, float, float]) -> str:
