@@ -36,7 +36,9 @@ def load(source: Path, data: Path, task: Task) -> list:
     for folder in sorted(source.glob("site-*")):
         site = data / folder.name
         if not (site / "datalist.json").is_file():
-            prepare(folder, site=folder.name, out=data, options=Options(split_file=source / "split.csv", keep_grid=True))
+            prepare(
+                folder, site=folder.name, out=data, options=Options(split_file=source / "split.csv", keep_grid=True)
+            )
         there = {entry["split"] for entry in read_datalist(site)["volumes"]}
         volumes += task.load(site, tuple(s for s in ("train", "val") if s in there))
     return volumes

@@ -28,7 +28,12 @@ SITES = ("site-1", "site-2", "site-3", "site-4")
 def federate(job: str, source: Path, work: Path) -> tuple[Figures, float]:
     """Prepare the sites, run the job in the simulator, and return test figures and seconds."""
     for site in SITES:
-        prepare(source / site, site=site, out=work / "data", options=Options(split_file=source / "split.csv", keep_grid=True))
+        prepare(
+            source / site,
+            site=site,
+            out=work / "data",
+            options=Options(split_file=source / "split.csv", keep_grid=True),
+        )
     started = time.perf_counter()
     command = ["simulator", ROOT / "jobs" / job, "-w", work / job, "-n", len(SITES), "-t", len(SITES)]
     log = ["-l", ROOT / "app_configs" / "log_config.json"]

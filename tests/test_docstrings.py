@@ -9,28 +9,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 PACKAGE = Path(__file__).resolve().parents[1] / "custom" / "fedmr"
-# Rooms that hold every rule; a room or a single file.
-ROOMS = (
-    "nets",
-    "physics",
-    "losses.py",
-    "inference",
-    "audit",
-    "study",
-    "checkpoints/bundle_transforms.py",
-    "checkpoints/card.py",
-    "checkpoints/decrypt.py",
-    "checkpoints/export.py",
-    "checkpoints/model_file.py",
-    "utils",
-    "federation/render.py",
-    "federation/job_bundle.py",
-    "federation/processes.py",
-    "algorithms",
-    "training/standalone.py",
-    "training/trainer.py",
-    "hospital/simulation.py",
-)
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 SHAPE = re.compile(
     r"\([A-Za-z0-9.*+/ _-]+(, ?[A-Za-z0-9.*+/ _-]+)+\)|\((?:\d?[A-Z]|\w+),\)|\bscalar\b|same shape|any shape|shaped as"
@@ -59,14 +37,8 @@ class Member(NamedTuple):
         return (self.node.end_lineno or self.node.lineno) - self.node.lineno + 1
 
 
-def files(rooms: tuple[str, ...] = ROOMS) -> list[Path]:
-    return sorted(
-        {
-            file
-            for room in rooms
-            for file in ([PACKAGE / room] if room.endswith(".py") else (PACKAGE / room).rglob("*.py"))
-        }
-    )
+def files() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
 
 
 def members(file: Path) -> Iterator[Member]:

@@ -53,20 +53,20 @@ def foreground(volume: Tensor, top: float | None = None) -> Tensor:
 
 
 def psnr(prediction: Tensor, reference: Tensor) -> float:
-    """Peak signal-to-noise ratio of the whole volume in dB; infinite for identical volumes."""
+    """Return the peak signal-to-noise ratio of the whole volume (S, H, W) in dB; infinite for identical volumes."""
     data_range = _check(prediction, reference)
     return _decibel(float((prediction - reference).double().square().mean()), data_range)
 
 
 def psnr_foreground(prediction: Tensor, reference: Tensor) -> float:
-    """PSNR over voxels whose reference exceeds `FOREGROUND` times the volume's maximum, in dB."""
+    """Return the PSNR in dB over voxels of (S, H, W) whose reference exceeds `FOREGROUND` times its maximum."""
     data_range = _check(prediction, reference)
     inside = foreground(reference, data_range)
     return _decibel(float((prediction - reference)[inside].double().square().mean()), data_range)
 
 
 def nmse(prediction: Tensor, reference: Tensor) -> float:
-    """Normalised mean squared error |prediction - reference|^2 / |reference|^2, no unit."""
+    """Return the normalised mean squared error |prediction - reference|^2 / |reference|^2 of (S, H, W), no unit."""
     _check(prediction, reference)
     difference = (prediction - reference).double().square().sum()
     return float(difference / reference.double().square().sum())
@@ -110,7 +110,7 @@ def mean_metrics(rows: list[dict[str, float]]) -> dict[str, float]:
 
 
 def sharpness(prediction: Tensor, reference: Tensor) -> float:
-    """How sharp a volume's edges are: mean gradient magnitude of the prediction over that of the reference.
+    """Return how sharp the edges of a volume (S, H, W) are: its mean gradient magnitude over that of the reference.
 
     Both are means over the reference's edges, the tenth of its foreground voxels with the largest gradient magnitude
     (central differences within a slice): 1 as sharp as the reference, below 1 blurred, above 1 overshooting. Where the

@@ -1,4 +1,4 @@
-"""What is wrong with a site's update. Needs neither FLARE nor another site's update, so it runs on both sides.
+"""Judgement of a site's update. Needs neither FLARE nor another site's update, so it runs on both sides.
 
 An update is judged when it comes, and a running sum takes it in: the server's memory does not grow with the number of
 sites. The median of the round itself is not known by then. What is known is that of the last round, which does not
@@ -43,7 +43,7 @@ _Ranges = Annotated[Mapping[str, _Range], Field(description="[lowest, highest] b
 
 @settings("guard:", kw_only=False)
 class Limits:
-    """What an update may be.
+    """Limits of an update that a site may send.
 
     Attributes:
         learning_rate: the task's, with which it bounds the L2 norm by what the optimiser can do in the steps; more
@@ -88,7 +88,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Update:
-    """What a site sends, whatever it is.
+    """Update as a site sends it, whatever it is.
 
     Attributes:
         parts: should be arrays by name, for each part: the weights' differences, and SCAFFOLD's controls.
@@ -123,7 +123,7 @@ def judge(
     last: Typical | None = None,
     own_steps: float | None = None,
 ) -> tuple[str | None, dict[str, float]]:
-    """What is wrong with an update, None if nothing is, and the L2 norms of the parts up to the first wrong one.
+    """Return what is wrong with an update, None if nothing is, and the L2 norms of the parts up to the first wrong one.
 
     Args:
         update: of one site.
@@ -147,7 +147,7 @@ def judge(
 def fault_of_claims(
     update: Update, limits: Limits, last: Typical | None = None, own_steps: float | None = None
 ) -> str | None:
-    """What is wrong with the figures that come with an update, which encryption leaves readable."""
+    """Return what is wrong with the figures that come with an update, which encryption leaves readable."""
     steps, metrics = update.steps, update.metrics
     if not (_is_number(steps) and 1 <= steps <= limits.max_steps):
         return f"it claims {_short(steps)} steps; 1 to {limits.max_steps} are allowed (max_steps)"
@@ -180,7 +180,7 @@ def value_of(metrics: Any, name: str) -> float | None:
 
 
 def outliers(accepted: Mapping[str, tuple[float, Mapping[str, float]]], limits: Limits) -> dict[str, str]:
-    """What is wrong with sites' updates beside each other, by site; of less than three nobody can tell.
+    """Return what is wrong with sites' updates beside each other, by site; of less than three nobody can tell.
 
     Args:
         accepted: steps and norms by part, by site, of one round.
@@ -238,7 +238,7 @@ def _fault_of_norm(norm: float, steps: Any, shapes: Mapping[str, Shape], limits:
 
 
 def read_rejections(folder: Path) -> list[dict[str, Any]]:
-    """What the guard left out, in order: ``{"round": r, "site": SITE, "reason": text, "norm": L2 or None}``.
+    """Return what the guard left out, in order: ``{"round": r, "site": SITE, "reason": text, "norm": L2 or None}``.
 
     Args:
         folder: the server's run folder; without a record in it nothing was left out.

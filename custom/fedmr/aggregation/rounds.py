@@ -23,7 +23,7 @@ _COUNTER = "num_batches_tracked"  # torch's, of batch normalisation: the number 
 
 @settings("aggregator bounds:")
 class Bounds:
-    """What a site's update may be beside the others of its round; multiples of the round's medians over the sites.
+    """Bounds of a site's update compared with the others of its round; multiples of the round's medians over the sites.
 
     Attributes:
         weight: steps count up to this multiple.
@@ -43,7 +43,7 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Contribution:
-    """What a site sends: optimisation steps, and by part of its message the differences by variable."""
+    """Contribution of a site: optimisation steps, and by part of its message the differences by variable."""
 
     steps: float
     parts: Mapping[str, Arrays]
@@ -51,7 +51,7 @@ class Contribution:
 
 @dataclass(frozen=True)
 class Share:
-    """What a site's update counts.
+    """Weight of a site's update in the mean.
 
     Attributes:
         weight: in the mean, in steps.
@@ -158,7 +158,7 @@ def _tempered(
     norms: Mapping[str, Mapping[str, float]],
     times: tuple[float, float],
 ) -> Share:
-    """What a site counts beside the others that are kept; `times` are the largest multiples of weight and norm."""
+    """Return what a site counts beside the others kept; `times` are the largest multiples of weight and norm."""
     weight = min(steps[site], times[0] * median(steps[other] for other in kept))
     factors = {}
     for part, by_site in norms.items():

@@ -177,7 +177,7 @@ class CrossSiteModelling(Algorithm):
         self._handle = net.get_submodule("bottleneck").register_forward_hook(self._catch)
 
     def add_loss(self, net: nn.Module, loss: Tensor) -> Tensor:
-        """Teach the identifier; the loss with the adversarial term."""
+        """Teach the identifier; return the loss, a scalar, with the adversarial term."""
         if self._caught is None or self.identifier is None:
             return loss
         own = pooled(self._caught.float())

@@ -1,7 +1,7 @@
 """Commands for a hospital's data."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TaskID
+
+from fedmr.cli.grouped import grouped
 
 if TYPE_CHECKING:
     from fedmr.hospital.prepare import Options
@@ -30,28 +32,36 @@ def demo_data(
     console.print(f"{len(folders)} hospitals of {patients} patients each in {out}")
 
 
+@dataclass(frozen=True)
+class _Preparation:
+    """Options of `prepare` that say how scans are read and split."""
+
+    layout: Annotated[str, typer.Option("--format", help="auto, bids, nifti, ixi, brats, fastmri or dicom.")] = "auto"
+    contrast: Annotated[str, typer.Option(help="Contrasts to take, e.g. T1w,FLAIR; all by default.")] = ""
+    split: Annotated[str, typer.Option(help="Shares of the patients for train/val/test.")] = "0.7/0.1/0.2"
+    seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0
+    split_file: Annotated[
+        Path | None, typer.Option(help="CSV that gives the split: columns patient, split and, if need be, path, site.")
+    ] = None
+    workers: Annotated[int, typer.Option(help="Processes; one per core by default.")] = 0
+    patient_pattern: Annotated[
+        str, typer.Option(help="Regular expression that finds the patient in a path, e.g. '(P[0-9]+)'.")
+    ] = ""
+    patients: Annotated[
+        Path | None, typer.Option(help="CSV with the columns path, patient, where names do not tell the patient.")
+    ] = None
+    keep_grid: Annotated[
+        bool, typer.Option("--keep-grid", help="Do not crop scans that the scanner filled up to a finer grid.")
+    ] = False
+
+
+@grouped
 def prepare(
     source: Annotated[Path, typer.Argument(help="The hospital's folder of scans; it is only read.")],
     out: Annotated[Path, typer.Option(help="Data root to fill; the site's data go to OUT/SITE.")],
+    how: _Preparation,
     site: Annotated[str, typer.Option(help="Site name, as FLARE knows it.")] = "",
-    layout: Annotated[str, typer.Option("--format", help="auto, bids, nifti, ixi, brats, fastmri or dicom.")] = "auto",
-    contrast: Annotated[str, typer.Option(help="Contrasts to take, e.g. T1w,FLAIR; all by default.")] = "",
-    split: Annotated[str, typer.Option(help="Shares of the patients for train/val/test.")] = "0.7/0.1/0.2",
-    seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
-    split_file: Annotated[
-        Path | None, typer.Option(help="CSV that gives the split: columns patient, split and, if need be, path, site.")
-    ] = None,
     by_hospital: Annotated[bool, typer.Option(help="One site per hospital that the file names state (IXI).")] = False,
-    workers: Annotated[int, typer.Option(help="Processes; one per core by default.")] = 0,
-    patient_pattern: Annotated[
-        str, typer.Option(help="Regular expression that finds the patient in a path, e.g. '(P[0-9]+)'.")
-    ] = "",
-    patients: Annotated[
-        Path | None, typer.Option(help="CSV with the columns path, patient, where names do not tell the patient.")
-    ] = None,
-    keep_grid: Annotated[
-        bool, typer.Option("--keep-grid", help="Do not crop scans that the scanner filled up to a finer grid.")
-    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show every scan's patient, contrast and split; write nothing.")
     ] = False,
@@ -67,15 +77,15 @@ def prepare(
 
     if by_hospital == bool(site):
         raise ValueError("give either --site NAME, or --by-hospital for a collection of several hospitals")
-    chosen_contrasts = tuple(filter(None, contrast.split(",")))
+    chosen_contrasts = tuple(filter(None, how.contrast.split(",")))
     options = Options(
-        *(layout, chosen_contrasts, split, seed, split_file, "", workers),
-        patient_pattern=patient_pattern,
-        patients=patients,
-        keep_grid=keep_grid,
+        *(how.layout, chosen_contrasts, how.split, how.seed, how.split_file, "", how.workers),
+        patient_pattern=how.patient_pattern,
+        patients=how.patients,
+        keep_grid=how.keep_grid,
     )
     sites = (
-        {name: replace(options, hospital=name) for name in hospitals(source, layout)}
+        {name: replace(options, hospital=name) for name in hospitals(source, how.layout)}
         if by_hospital
         else {site: options}
     )

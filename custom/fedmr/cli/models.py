@@ -1,5 +1,6 @@
 """Commands for a trained model."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -9,9 +10,26 @@ from rich.markup import escape
 from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 
+from fedmr.cli.grouped import grouped
+
 console = Console()
 
 
+@dataclass(frozen=True)
+class _Inference:
+    """Options of `infer` that say how the network is applied."""
+
+    plane: Annotated[str, typer.Option(help="axial, coronal or sagittal; the acquisition plane by default.")] = ""
+    data_consistency: Annotated[
+        bool,
+        typer.Option("--data-consistency", help="Put the scan's own k-space back: the result never contradicts it."),
+    ] = False
+    fast: Annotated[bool, typer.Option("--fast", help="16-bit arithmetic, where the hardware has it.")] = False
+    tile: Annotated[int, typer.Option(help="Side of tiles in LR pixels; chosen by memory by default.")] = 0
+    device: Annotated[str, typer.Option(help="cpu or cuda; the GPU by default, where there is one.")] = ""
+
+
+@grouped
 def infer(
     model: Annotated[
         Path,
@@ -25,14 +43,7 @@ def infer(
     target: Annotated[
         Path, typer.Argument(metavar="OUTPUT", help="File for a NIfTI or HDF5 file, folder for all else.")
     ],
-    plane: Annotated[str, typer.Option(help="axial, coronal or sagittal; the acquisition plane by default.")] = "",
-    data_consistency: Annotated[
-        bool,
-        typer.Option("--data-consistency", help="Put the scan's own k-space back: the result never contradicts it."),
-    ] = False,
-    fast: Annotated[bool, typer.Option("--fast", help="16-bit arithmetic, where the hardware has it.")] = False,
-    tile: Annotated[int, typer.Option(help="Side of tiles in LR pixels; chosen by memory by default.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu or cuda; the GPU by default, where there is one.")] = "",
+    how: _Inference,
     layout: Annotated[str, typer.Option("--format", help="nifti or dicom, for a folder that holds both.")] = "auto",
     force: Annotated[bool, typer.Option("--force", help="Replace results that are there.")] = False,
     job: Annotated[Path | None, typer.Option(help="Job of the model, if not beside it.")] = None,
@@ -47,7 +58,7 @@ def infer(
     from fedmr.inference.infer import infer as infer_scans
     from fedmr.inference.super_resolver import Options
 
-    options = Options(plane, data_consistency, tile, not fast, device)
+    options = Options(how.plane, how.data_consistency, how.tile, not how.fast, how.device)
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console, transient=True) as bar:
         task = bar.add_task("", total=None)
 

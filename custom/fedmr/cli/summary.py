@@ -1,4 +1,4 @@
-"""What `fedmr prepare` and `fedmr infer` tell the person at the site.
+"""Summaries that `fedmr prepare` and `fedmr infer` show to the person at the site.
 
 It names files, so it goes to the terminal and nowhere else.
 """

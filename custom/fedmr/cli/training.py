@@ -87,7 +87,6 @@ def report(
     """
     from fedmr.reports import cross_site
     from fedmr.reports.html import write_html
-    from fedmr.reports.pictures import read_images
     from fedmr.reports.statistics import is_statistics, show
     from fedmr.reports.table import personal_table
     from fedmr.runs.protection import protection_tables
@@ -118,13 +117,18 @@ def report(
     if cross_site.is_cross_site(run):
         cross_site.show(run, console, run / "cross_site.png")
     if picture:
-        images = read_images(run)
-        if not images:
-            raise ValueError(
-                'no site of this run shares pictures ("share_images" in its datalist). On a site, '
-                "`fedmr evaluate MODEL DATA --picture FILE` draws them from its own data"
-            )
-        _draw(images, figures, picture, task)
+        _draw(_shared_images(run), figures, picture, task)
+
+
+def _shared_images(run: Path) -> dict[str, Any]:
+    from fedmr.reports.pictures import read_images
+
+    if not (images := read_images(run)):
+        raise ValueError(
+            'no site of this run shares pictures ("share_images" in its datalist). On a site, '
+            "`fedmr evaluate MODEL DATA --picture FILE` draws them from its own data"
+        )
+    return images
 
 
 def study(

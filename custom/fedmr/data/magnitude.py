@@ -1,4 +1,4 @@
-"""What is not a magnitude image of anatomy: masks, label maps, parameter maps, phase images, projections.
+"""Detection of images that are not magnitudes of anatomy: masks, label maps, parameter maps, phase images, projections.
 
 One list of names for NIfTI, BIDS and DICOM, and one test of the voxels for all formats and for preflight.
 """

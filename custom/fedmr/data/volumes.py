@@ -38,5 +38,5 @@ def read_volume(path: Path, shape: Sequence[int] | None = None) -> Tensor:
 
 
 def normalisation(lr: Tensor) -> float:
-    """Intensity that becomes 1: the 99.9th percentile of the LR volume, which is known at inference too."""
+    """Return the intensity that becomes 1: the 99.9th percentile of the LR volume (S, h, w), known at inference too."""
     return float(np.percentile(lr.numpy(), 99.9)) or float(lr.max())

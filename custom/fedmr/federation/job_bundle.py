@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from fedmr.federation.old_paths import refuse_old_paths
+from fedmr.federation.old_paths import refuse_old_job
 from fedmr.federation.render import PACKAGED_CONFIGS, PACKAGED_JOBS, locate_job
 from fedmr.utils.files import replace_folder
 from fedmr.utils.hocon import read_hocon
@@ -38,8 +38,7 @@ def bundle(job: Path, out: Path, *, code: bool = True, force: bool = False) -> P
         ValueError: OUT/NAME is the job itself, or the job names classes by the paths of an earlier version.
     """
     job = locate_job(job)
-    for config in sorted((job / "app" / "config").glob("*.conf")):
-        refuse_old_paths(config.read_text(), config)
+    refuse_old_job(job)
     target = out / read_name(job)
     if target.resolve() == job.resolve():
         raise ValueError(f"{target} is the job itself; name another folder for the bundle")

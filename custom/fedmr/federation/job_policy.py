@@ -18,7 +18,7 @@ _ALONE = frozenset({"validate"})  # tasks whose results are metrics, which no en
 
 
 def problems_of(config: Path, policy: Policy) -> list[str]:
-    """What in a job's client config goes beyond the policy; empty if nothing does.
+    """Return what in a job's client config goes beyond the policy; empty if nothing does.
 
     No value of the config is repeated, only paths of classes that the policy itself names.
 

@@ -1,5 +1,7 @@
 """Class paths of earlier versions, so that an error about an old job names the new path."""
 
+from pathlib import Path
+
 # Old name of a module or class: its name now. The longest match counts.
 OLD_PATHS = {
     "fedmr.flare.learner.SuperResolutionLearner": "fedmr.flare.learner.SiteLearner",
@@ -31,6 +33,17 @@ def new_path(path: str) -> str | None:
         if path == old or path.startswith(f"{old}."):
             return OLD_PATHS[old] + path.removeprefix(old)
     return None
+
+
+def refuse_old_job(job: Path) -> None:
+    """Refuse a job folder whose configs name classes by their old paths.
+
+    Raises:
+        ValueError: naming the first old path and the new one.
+    """
+    for config in sorted(job.glob("*/config/*.*")):
+        if config.is_file():
+            refuse_old_paths(config.read_text(errors="replace"), config)
 
 
 def refuse_old_paths(text: str, source: object) -> None:

@@ -25,7 +25,7 @@ _SERVER_OPTIMISER = "nvflare.app_opt.pt.fedopt.PTFedOptModelShareableGenerator"
 
 
 def find_run(kits: Kits, job_id: str) -> Path:
-    """What the server has of a job that has not ended properly.
+    """Return what the server has of a job that has not ended properly.
 
     Raises:
         ConsortiumError: nothing there.

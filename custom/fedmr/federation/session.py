@@ -104,10 +104,13 @@ class Admin:
 
         Raises:
             ConsortiumError: no job, or one of that name is under way.
+            ValueError: the job names classes by the paths of an earlier version.
         """
         from fedmr.federation.job_bundle import read_name
+        from fedmr.federation.old_paths import refuse_old_job
 
         name = read_name(job)
+        refuse_old_job(job)
         under_way = [j for j in self.jobs(name) if not j["status"].startswith((FINISHED, INTERRUPTED))]
         if under_way and not again:
             raise ConsortiumError(

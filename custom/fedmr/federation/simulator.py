@@ -13,6 +13,7 @@ import psutil
 
 from fedmr.data.datalist import DATA_ROOT_VARIABLE, present_splits, site_folders
 from fedmr.federation.configured import needs_keys
+from fedmr.federation.old_paths import refuse_old_job
 from fedmr.federation.render import PACKAGED_CONFIGS, locate_job
 from fedmr.utils.errors import DataError
 
@@ -62,11 +63,12 @@ def simulate(
 
     Raises:
         FileExistsError: the workspace is there.
-        ValueError: the job encrypts.
+        ValueError: the job encrypts, or names classes by the paths of an earlier version.
         SimulationError: FLARE ended with an error.
     """
     if run.exists() and any(run.iterdir()):
         raise FileExistsError(f"{run} holds something; name another folder, or replace it by --force")
+    refuse_old_job(locate_job(job))
     if needs_keys(job):
         raise ValueError(f"{job} encrypts, for which provisioning makes the keys: run it over TLS, see `fedmr poc`")
     with _without_spaces(run.resolve()) as workspace:

@@ -96,7 +96,7 @@ class EqualAggregator(WeightedAggregator):
 
 
 def _parts(dxo: DXO) -> Mapping[str, Any]:
-    """What a message holds, by the keys of FLARE's `expected_data_kind`; that of a single one is empty."""
+    """Return what a message holds, by the keys of FLARE's `expected_data_kind`; that of a single one is empty."""
     return dxo.data if dxo.data_kind == DataKind.COLLECTION else {"": dxo}
 
 

@@ -119,7 +119,7 @@ class _StopAfter(Signal):
 
 
 def _context(home: Path) -> FLContext:
-    """What FLARE tells a learner: its site, a job, and a workspace."""
+    """Return what FLARE tells a learner: its site, a job, and a workspace."""
     for name in ("startup", "local", "job"):
         (home / name).mkdir(parents=True)
     workspace = Workspace(str(home), site_name=home.name)

@@ -280,7 +280,7 @@ def _shapes(weights: Mapping[str, Any]) -> dict[str, Shape]:
 
 
 def _update(dxo: DXO, expected: str | Mapping[str, str]) -> Update:
-    """What a message holds, taken apart by the aggregator's expected data kinds.
+    """Return what a message holds, taken apart by the aggregator's expected data kinds.
 
     Raises:
         ValueError: it is of another kind, or its parts claim different steps.

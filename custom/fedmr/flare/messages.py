@@ -45,7 +45,7 @@ def latents_message(latents: Latents) -> DXO:
 
 
 def pack(difference: dict[str, np.ndarray], steps: int, controls: dict[str, np.ndarray]) -> DXO:
-    """A site's reply: its weight difference and, if it has them, changes of its controls.
+    """Return a site's reply: its weight difference and, if it has them, changes of its controls; arrays of any shape.
 
     Both state the steps, so that the server weighs them alike: its control stays the mean of the sites' for the
     same objective as the weights'. The paper's sites all count the same.
@@ -60,7 +60,7 @@ def pack(difference: dict[str, np.ndarray], steps: int, controls: dict[str, np.n
 
 
 def first_task(task: Task, weights: Mapping[str, np.ndarray]) -> DXO:
-    """Return what the server sends in the first round: the weights, and the algorithm's extra arrays."""
+    """Return what the server sends in the first round: the weights, of any shape, and the algorithm's extra arrays."""
     dxo = DXO(DataKind.WEIGHTS, data=dict(weights))
     arrays = settings_of(task.algorithm).local(seed=task.seed).first_arrays(weights)
     if not arrays:

@@ -136,7 +136,7 @@ def _copy(model: ModelLearnable) -> ModelLearnable:
 
 
 def _metrics_in(reply: Any) -> Any:
-    """What a site replies as metrics of the model, None if it cannot be read; the guard checks the values."""
+    """Return what a site replies as metrics of the model, None if it cannot be read; the guard checks the values."""
     try:
         data = from_shareable(reply).data
     except ValueError:

@@ -70,7 +70,7 @@ def convert(
 
 
 def label(scan: Scan) -> str:
-    """What messages at the site call a scan."""
+    """Return what messages at the site call a scan."""
     many = f" and {len(scan.files) - 1} more files" if len(scan.files) > 1 else ""
     return f"{scan.files[0]}{many}"
 

@@ -1,4 +1,4 @@
-"""What `fedmr prepare` would do, before anything is written: every scan with its patient, contrast and split."""
+"""Plan of `fedmr prepare`, before anything is written: every scan with its patient, contrast and split."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Plan:
-    """What would be done.
+    """Plan of a preparation: what would be done.
 
     Attributes:
         rows: one a scan; the split is that of a first run with this seed if all scans can be used.

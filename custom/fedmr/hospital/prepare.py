@@ -54,7 +54,7 @@ class Options:
 
 @dataclass
 class Outcome:
-    """What a run did: entries of the datalist, and for people what was wrong, remarkable, left out and kept."""
+    """Outcome of a run: entries of the datalist, and for people what was wrong, remarkable, left out and kept."""
 
     datalist: Path
     volumes: list[dict[str, Any]]
@@ -110,11 +110,8 @@ def prepare(
     volumes = _entries(records, scans, private, splits)
     _write(folder, site, volumes)
     notes = [f"{label(scan)}: {note}" for name, scan in scans.items() for note in records[name]["notes"]]
-    gone = _remove_others(folder, volumes) - set(records)
-    if gone:
-        notes.append(
-            f"the cached volumes of {len(gone)} scans, which an earlier run found and this one not, were removed"
-        )
+    if gone := _remove_others(folder, volumes) - set(records):
+        notes.append(f"cached volumes of {len(gone)} scans that an earlier run found and this one not were removed")
     return Outcome(folder / DATALIST, volumes, problems, notes, found.left_out, kept)
 
 

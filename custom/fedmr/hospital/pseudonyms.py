@@ -1,4 +1,4 @@
-"""What stays at the site: the key of its pseudonyms, and which volume came from which file."""
+"""Secrets that stay at the site: the key of its pseudonyms, and which volume came from which file."""
 
 import hashlib
 import hmac

@@ -1,4 +1,4 @@
-"""What a site's releases have cost in privacy, kept in a file over rounds, jobs and restarts."""
+"""Privacy cost of a site's releases, kept in a file over rounds, jobs and restarts."""
 
 import fcntl
 import json
@@ -124,7 +124,7 @@ class Budget:
         self._name = f"{path.parent.name}/{path.name}"
 
     def read(self) -> Spent:
-        """What has been spent.
+        """Return what has been spent.
 
         Raises:
             BudgetError: the file is there but cannot be read or is no account.

@@ -88,7 +88,7 @@ class Key:
 
 
 class Sum:
-    """What a server does: add ciphertexts. It needs no key."""
+    """Sum of ciphertexts, which the server computes without a key."""
 
     def __init__(self) -> None:
         self._ciphertexts: list[Any] = []

@@ -1,4 +1,4 @@
-"""What a site may do to its weight update, and to its figures, before they leave: pure functions, without FLARE.
+"""Privacy mechanisms for a site's weight update and figures before they leave: pure functions, without FLARE.
 
 An update is treated as one vector, so that a norm, a percentile or noise is over all its weights at once.
 
@@ -51,7 +51,7 @@ def to_vector(update: Mapping[str, Any]) -> Vector:
 
 
 def from_vector(vector: Vector, like: Mapping[str, NDArray[Any]]) -> Update:
-    """The inverse of `to_vector`: arrays of the names, shapes and types of `like`, integer ones all zero.
+    """Return the inverse of `to_vector`, (N,) to arrays of names, shapes and types of `like`, integer ones all zero.
 
     Values are rounded towards zero, so that rounding to float32 makes no norm larger.
 

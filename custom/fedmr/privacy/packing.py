@@ -202,7 +202,7 @@ def encrypt(weights: Mapping[str, Any], steps: int, key: Key, packing: Packing) 
 
 
 def decrypt(model: Encrypted, key: Key) -> dict[str, NDArray[np.float32]]:
-    """Arrays by variable.
+    """Return the decrypted arrays by variable, each in the same shape as before encryption.
 
     Raises:
         ValueError: encrypted with another key, damaged, of other steps than it states, or of weights that no site

@@ -1,4 +1,4 @@
-"""What a site's owner allows, in a file of the site. A job can ask for less, never for more."""
+"""Policy of a site's owner, in a file of the site. A job can ask for less, never for more."""
 
 import json
 from collections.abc import Mapping

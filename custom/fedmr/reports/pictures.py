@@ -82,7 +82,10 @@ def draw(images: dict[str, np.ndarray[Any, Any]], figures: Figures, path: Path, 
 
 
 def most_detailed_box(image: np.ndarray[Any, Any]) -> tuple[int, int, int]:
-    """Top, left and side of the square with the largest sum of gradients, a third of the image and well inside it."""
+    """Return top, left and side of the square of an image (H, W) with the largest sum of gradients, in pixels.
+
+    Its side is a third of the image's, and it lies well inside.
+    """
     side = min(image.shape) // 3
     margin = side * 3 // 4  # past skull and scalp, whose edges are the strongest
     gradient = np.abs(np.diff(image.astype(float), axis=0))[:, 1:] + np.abs(np.diff(image.astype(float), axis=1))[1:]

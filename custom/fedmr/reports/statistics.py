@@ -1,4 +1,4 @@
-"""What a site's scans are like, in numbers that may leave it, and how far sites differ.
+"""Statistics of a site's scans, in numbers that may leave it, and how far sites differ.
 
 Intensities are given in thousandths of the volume's 99.9th percentile, which is what training divides by (there of
 the low-resolution volume), so that scanners' units do not matter. Foreground are the voxels above `FOREGROUND` of it.
@@ -159,7 +159,7 @@ def _measure(folder: Path, entries: Sequence[dict[str, Any]]) -> dict[str, Sampl
 
 
 def volume_features(image: Image) -> tuple[NDArray[np.int64], dict[str, float]]:
-    """Features of one scan.
+    """Return the features of one scan, (N,) each.
 
     Returns:
         number of foreground voxels per thousandth (BRIGHTEST + 1,), and the features of `PER_VOLUME`.

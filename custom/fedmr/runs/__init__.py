@@ -1,1 +1,1 @@
-"""What a run left on disk."""
+"""Reader of what a run left on disk."""

@@ -1,4 +1,4 @@
-"""What a run's files say beside its figures: job, configs, the server's log, traffic. An absent file gives an empty
+"""Facts in a run's files besides its figures: job, configs, the server's log, traffic. An absent file gives an empty
 answer, which the page states; nothing is guessed."""
 
 import json

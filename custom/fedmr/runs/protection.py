@@ -1,4 +1,4 @@
-"""What the guard left out and what the privacy filters and DP-SGD did in a run, for the report."""
+"""Record of what the guard left out and what the privacy filters and DP-SGD did in a run, for the report."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping

@@ -1,4 +1,4 @@
-"""What a run left on disk, read from what the server received; needs no data of a site."""
+"""Reader of a run's folder: read from what the server received; needs no data of a site."""
 
 import json
 import math

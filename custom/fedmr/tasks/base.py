@@ -1,4 +1,4 @@
-"""What every kind of task states and can do. One object for jobs, command line and model files."""
+"""Base class of all kinds of task: what each states and can do. One object for jobs, command line and model files."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -114,7 +114,7 @@ class Task(ABC):
     @property
     @abstractmethod
     def facts(self) -> dict[str, Any]:
-        """What the user of a model must know of the task, for its card."""
+        """Return what the user of a model must know of the task, for its card."""
 
     @property
     @abstractmethod

@@ -23,7 +23,7 @@ MIN_FOREGROUND = 0.25  # share of a patch that must be foreground
 
 
 class PatchSettings(Protocol):
-    """What patches need to know of their task, see `super_resolution.SuperResolutionTask`."""
+    """Settings of a task that patches need, see `super_resolution.SuperResolutionTask`."""
 
     @property
     def scale(self) -> tuple[int, int]: ...
@@ -59,7 +59,7 @@ class Volume:
 
     @property
     def reference(self) -> Tensor:
-        """What the result is compared with, `hr`."""
+        """Return what the result is compared with, `hr`, (S, H, W)."""
         return self.hr
 
 

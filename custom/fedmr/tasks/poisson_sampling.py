@@ -13,7 +13,7 @@ from fedmr.tasks.patches import PatchSampler, PatchSettings, Volume
 
 
 class PrivateSettings(PatchSettings, Protocol):
-    """What the units' patches need to know of their task, see `super_resolution.SuperResolutionTask`."""
+    """Settings of a task that the units' patches need, see `super_resolution.SuperResolutionTask`."""
 
     @property
     def dp_sgd(self) -> Mapping[str, Any]: ...

@@ -29,7 +29,7 @@ MIN_SIGNAL = 0.05  # share of a whole slice that must be foreground
 
 
 class SliceSettings(Protocol):
-    """What slices need to know of their task, see `reconstruction.ReconstructionTask`."""
+    """Settings of a task that slices need, see `reconstruction.ReconstructionTask`."""
 
     @property
     def mask(self) -> Mapping[str, Any]: ...
@@ -75,7 +75,7 @@ class KspaceVolume:
         return torch.from_numpy(np.array(np.load(self.raw, mmap_mode="r")[start:stop]))
 
     def measured(self, start: int, stop: int) -> tuple[Tensor, Tensor, slice]:
-        """What evaluation gives of slices, under one mask for the volume, by its name.
+        """Return what evaluation gives of slices, under one mask for the volume, by its name.
 
         Returns:
             k-space (N, C, ky, kx) with zeros elsewhere, the measured columns (kx,) bool, and the columns around the

@@ -107,7 +107,7 @@ class PrivateTrainer(Trainer):
 
     @property
     def charge(self) -> Charge:
-        """What the site's ledger is charged for a round."""
+        """Return what the site's ledger is charged for a round."""
         own = self.settings
         return Charge(steps=self.round_cost, unit=own.unit, delta=own.delta, max_epsilon=own.max_epsilon)
 

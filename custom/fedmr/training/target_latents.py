@@ -1,4 +1,4 @@
-"""What a target site of FL-MRCM gives away: pooled latents of a few of its training slices, and nothing else.
+"""Latents that a target site of FL-MRCM gives away: pooled latents of a few of its training slices, and nothing else.
 
 A latent is the bottleneck of the global network for a slice's zero-filled image, averaged over the image's quarters:
 for the published U-Net 2048 numbers of a slice of 65,536. No pixel leaves, but a latent is made from a patient's slice.

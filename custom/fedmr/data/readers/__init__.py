@@ -39,7 +39,7 @@ class Scan:
 
 @dataclass
 class Found:
-    """What a folder holds.
+    """Contents of a folder.
 
     Attributes:
         scans: scans to read, in a fixed order.

@@ -129,7 +129,7 @@ def read(scan: Scan) -> Image:
 
 
 def _name(paths: Sequence[Path]) -> str:
-    """What messages call a series."""
+    """Return what messages call a series."""
     return f"the series of {paths[0]} ({len(paths)} files)" if len(paths) > 1 else str(paths[0])
 
 
@@ -178,7 +178,7 @@ def _text(value: object) -> str:
 
 
 def _left_out_as(header: Header) -> str:
-    """What a DICOM object is that is no image for training, "" for an image; never text from the header."""
+    """Return what a DICOM object is that is no image for training, "" for an image; never text from the header."""
     kind = UID(header["SOPClassUID"])
     if kind and kind not in _MR:
         if kind.name == kind:

@@ -193,7 +193,7 @@ def _root_sum_of_squares(coils: NDArray[np.complex64], crop: Sequence[int]) -> N
 def _geometry(
     header: str, size: Sequence[int], path: Path
 ) -> tuple[tuple[int, int] | None, tuple[float, float, float] | None]:
-    """What an ISMRMRD header says of the image.
+    """Return what an ISMRMRD header says of the image.
 
     Args:
         header: XML, "" if there is none.

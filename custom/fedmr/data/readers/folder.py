@@ -1,4 +1,4 @@
-"""What a hospital's folder holds, and which reader it needs."""
+"""Contents of a hospital's folder, and the reader that it needs."""
 
 import importlib
 import os

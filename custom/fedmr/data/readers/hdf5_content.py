@@ -1,4 +1,4 @@
-"""What an HDF5 file of a scan may hold: data of its own, in kinds and sizes that go with its k-space."""
+"""Allowed contents of a scan's HDF5 file: data of its own, in kinds and sizes that go with its k-space."""
 
 from pathlib import Path
 

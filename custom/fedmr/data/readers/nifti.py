@@ -103,7 +103,7 @@ def find_nnunet(files: Sequence[Path], root: Path) -> Found:
 
 
 def _channels(root: Path) -> dict[str, str]:
-    """What dataset.json says of the channels, by number; nothing where it cannot be read."""
+    """Return what dataset.json says of the channels, by number; nothing where it cannot be read."""
     try:
         held = json.loads((root / "dataset.json").read_text(encoding="utf-8"))
         channels = held.get("channel_names") or held.get("modality") or {}

@@ -30,7 +30,7 @@ _PROCESS, _PER_PIXEL = 768 * 2**20, 4096
 
 @dataclass(frozen=True)
 class Step:
-    """What a few training steps showed.
+    """Figures of a few training steps.
 
     Attributes:
         psnr: of the untrained network on the validation volumes, in dB; None if there are none.
@@ -64,7 +64,7 @@ def versions() -> Check:
 
 
 def processor() -> Check:
-    """What training runs on; a CPU is slower and otherwise as good."""
+    """Return what training runs on; a CPU is slower and otherwise as good."""
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         name = torch.cuda.get_device_name()
@@ -84,7 +84,7 @@ def disk(task: Task, workspace: Path) -> Check:
 
 
 def memory(site: Site) -> Check:
-    """What training holds fits into the free memory: all volumes, and those of training once more as patches."""
+    """Return what training holds fits into the free memory: all volumes, and those of training once more as patches."""
     per_voxel = site.task.bytes_per_voxel
     held = sum(per_voxel * np.prod(s.shape, dtype=float) * (2 if s.split == "train" else 1) for s in site.scans)
     work = _PROCESS + _PER_PIXEL * max(s.shape[1] * s.shape[2] for s in site.scans)

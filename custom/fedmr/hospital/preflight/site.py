@@ -1,4 +1,4 @@
-"""What preflight knows of a site: figures of every scan, which is read once and not kept."""
+"""Knowledge of preflight about a site: figures of every scan, which is read once and not kept."""
 
 import hashlib
 import os
@@ -94,7 +94,7 @@ class Site:
         return entries
 
     def shorten(self, error: Exception) -> str:
-        """What an error says, with files named from the site's folder on, as the datalist names them."""
+        """Return what an error says, with files named from the site's folder on, as the datalist names them."""
         return str(error).replace(f"{self.folder}{os.sep}", "") or type(error).__name__
 
 

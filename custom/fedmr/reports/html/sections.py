@@ -34,7 +34,7 @@ class Description:
 
 
 def describe(client: dict[str, Any]) -> Description | None:
-    """What was trained, from the job's client config; None if it is not there or has no task."""
+    """Return what was trained, from the job's client config; None if it is not there or has no task."""
     numbers = facts.argument(client, "task")
     if not isinstance(numbers, dict):
         return None
@@ -175,7 +175,7 @@ def pictures(events: Mapping[str, Any], network: str, measured: str = "") -> dic
 
 
 def privacy(client: dict[str, Any], server: dict[str, Any]) -> dict[str, Any]:
-    """What the job's configs say about what leaves a site."""
+    """Return what the job's configs say about what leaves a site."""
     paths = [component["path"].lower() for component in facts.components([client, server])]
     return {
         "known": bool(client and server),
