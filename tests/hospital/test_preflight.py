@@ -298,9 +298,9 @@ def test_a_full_disk_and_a_small_memory_stop_a_site(healthy, task, monkeypatch):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2**28))
     report = check(healthy, task)
     assert troubles(report[MACHINE]) == {"disk": "fail"}
-    assert "1 MiB free" in text(report[MACHINE])
+    assert "1.0 MB free" in text(report[MACHINE])
     assert troubles(report[SITE]) == {"memory": "fail"}
-    assert "256 MiB free" in text(report[SITE])
+    assert "268.4 MB free" in text(report[SITE])
     assert "training" not in {row.name for row in report[SITE]}, "it would take memory that is not there"
 
 

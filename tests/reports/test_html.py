@@ -223,7 +223,7 @@ def test_another_task_than_super_resolution_is_shown_by_its_numbers(run):
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (2_097_152, "2.1 MB"), (3.2e9, "3.20 GB")]
+    ("value", "text"), [(0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 kB"), (2_097_152, "2.1 MB"), (3.2e9, "3.2 GB")]
 )
 def test_sizes_are_decimal(value, text):
     assert _size(value) == text

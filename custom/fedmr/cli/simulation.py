@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -9,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from fedmr.cli.grouped import grouped
 from fedmr.cli.options import InitFrom, Settings, configured_job
 
 console = Console(soft_wrap=True, highlight=False)
@@ -17,6 +19,16 @@ _DEMO = Path("data")
 _PATIENTS = 6
 
 
+@dataclass(frozen=True)
+class _Run:
+    """Options of `simulate` that say where and how it runs."""
+
+    out: Annotated[Path | None, typer.Option(help="The run's folder; runs/NAME by default.")] = None
+    threads: Annotated[int, typer.Option(help="Sites at work at once; all by default.")] = 0
+    force: Annotated[bool, typer.Option("--force", help="Replace what is in OUT.")] = False
+
+
+@grouped
 def simulate(
     job: Annotated[Path, typer.Argument(help="Job folder, or the name of a job of the package.")],
     sites: Annotated[str, typer.Option(help="How many, or names with commas; all of DATA by default.")] = "",
@@ -26,9 +38,8 @@ def simulate(
     rounds: Annotated[int, typer.Option(help="Rounds; the job's by default.")] = 0,
     settings: Settings = None,
     init_from: InitFrom = None,
-    out: Annotated[Path | None, typer.Option(help="The run's folder; runs/NAME by default.")] = None,
-    threads: Annotated[int, typer.Option(help="Sites at work at once; all by default.")] = 0,
-    force: Annotated[bool, typer.Option("--force", help="Replace what is in OUT.")] = False,
+    *,
+    run: _Run,
 ) -> None:
     """Federate on this machine in FLARE's simulator, then show the table and write the page: OUT/report.html."""
     from fedmr.cli.training import report
@@ -38,18 +49,18 @@ def simulate(
     from fedmr.runs.run import RunError
 
     job = locate_job(job)
-    run = out or Path("runs") / job.name
+    folder = run.out or Path("runs") / job.name
     root = data or _data_root(sites)
     names = choose_sites(root, sites)
-    if force and run.exists():
-        if not (run / "server").is_dir():
-            raise RunError(f"{run} is no run, so it is not replaced; remove it yourself")
-        shutil.rmtree(run)
-    with TemporaryDirectory(prefix="fedmr-job-") as folder:
-        changed = configured_job(job, Path(folder), settings=settings, init_from=init_from, rounds=rounds)
+    if run.force and folder.exists():
+        if not (folder / "server").is_dir():
+            raise RunError(f"{folder} is no run, so it is not replaced; remove it yourself")
+        shutil.rmtree(folder)
+    with TemporaryDirectory(prefix="fedmr-job-") as passing:
+        changed = configured_job(job, Path(passing), settings=settings, init_from=init_from, rounds=rounds)
         console.print(f"{job.name} with {', '.join(names)} of {root}")
-        run_job(changed, run, data=root, sites=names, threads=threads)
-    report(run)
+        run_job(changed, folder, data=root, sites=names, threads=run.threads)
+    report(folder)
 
 
 def _data_root(sites: str) -> Path:

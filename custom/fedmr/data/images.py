@@ -122,7 +122,7 @@ def load_nifti(path: Path) -> Any:
 
 
 def _check_header(path: Path, stored: Any) -> None:
-    """Return what must hold before voxels are touched: a header may claim more than the machine has."""
+    """Check what must hold before voxels are touched: a header may claim more than the machine has."""
     shape, dtype = stored.shape, stored.get_data_dtype()
     size = int(np.prod(shape, dtype=np.float64)) * dtype.itemsize
     if path.suffix.lower() != ".gz" and size > path.stat().st_size:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
+from rich.filesize import decimal
 
 import fedmr
 from fedmr.hospital.preflight.site import Check, Site, judge
@@ -84,7 +85,7 @@ def disk(task: Task, workspace: Path) -> Check:
 
 
 def memory(site: Site) -> Check:
-    """Return what training holds fits into the free memory: all volumes, and those of training once more as patches."""
+    """Check that the free memory holds what training needs: all volumes, and those of training again as patches."""
     per_voxel = site.task.bytes_per_voxel
     held = sum(per_voxel * np.prod(s.shape, dtype=float) * (2 if s.split == "train" else 1) for s in site.scans)
     work = _PROCESS + _PER_PIXEL * max(s.shape[1] * s.shape[2] for s in site.scans)
@@ -125,4 +126,4 @@ def _pins() -> dict[str, str]:
 
 
 def _size(number: float) -> str:
-    return f"{number / 2**30:.1f} GiB" if number >= 2**30 else f"{number / 2**20:.0f} MiB"
+    return decimal(round(number))

@@ -9,6 +9,8 @@ from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.filesize import decimal
+
 from fedmr.aggregation.guard import read_rejections
 from fedmr.metrics import METRICS
 from fedmr.reports.cross_site import Matrix, is_cross_site, read_matrix, trained_alone
@@ -153,12 +155,7 @@ def _signed(value: float, decimals: int = 2) -> str:
 
 
 def _size(n_bytes: float) -> str:
-    """Decimal units, three digits or so."""
-    for unit in ("B", "kB", "MB"):
-        if abs(n_bytes) < 1000:
-            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
-        n_bytes /= 1000
-    return f"{n_bytes:.2f} GB"
+    return decimal(round(n_bytes))
 
 
 def _duration(seconds: float) -> str:
