@@ -230,14 +230,17 @@ def test_a_folder_of_nifti_files_gives_the_same_names_and_goes_on_after_a_bad_on
     for name in names:
         before, after = read_nifti(tmp_path / "in" / name), read_nifti(tmp_path / "out" / name)
         assert np.allclose(after.affine, before.affine @ np.diag([0.5, 0.5, 1, 1]))
-    # a second run keeps what is there and says so; when nothing at all is done, it fails
+    # a second run skips what is there and says so, without a problem
     write(bad)
     (tmp_path / "out" / names[0]).unlink()
     again = infer(saved, tmp_path / "in", tmp_path / "out")
     assert again.written == [tmp_path / "out" / names[0], tmp_path / "out" / "sub-3" / "anat" / "sub-3_T1w.nii.gz"]
-    assert len(again.problems) == 2
-    with pytest.raises(DataError, match="--force"):
-        infer(saved, tmp_path / "in", tmp_path / "out")
+    assert (again.problems, again.skipped) == ([], 2)
+    made = {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in names}
+    last = infer(saved, tmp_path / "in", tmp_path / "out")
+    assert (last.written, last.problems, last.skipped) == ([], [], 4)
+    assert made == {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in names}
+    assert len(infer(saved, tmp_path / "in", tmp_path / "out", force=True).written) == 4
 
 
 def test_several_series_get_a_folder_each_and_other_objects_are_left_out(saved, tmp_path):

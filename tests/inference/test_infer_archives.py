@@ -3,12 +3,14 @@
 import nibabel as nib
 import numpy as np
 import pytest
+from pydicom import Dataset
 from pydicom.uid import generate_uid
 
 from dicom_files import Series, enhanced, save, write_classic
 from fedmr.checkpoints.model_file import save_model
 from fedmr.inference.infer import infer
 from fedmr.inference.super_resolver import Options
+from fedmr.utils.errors import DataError
 from landmarks import model
 from phantoms import phantom
 
@@ -95,3 +97,42 @@ def test_formats_that_are_known_but_not_read_are_named_with_the_remedy(saved, tm
     assert len(outcome.written) == 1
     assert len(outcome.problems) == len(names)
     assert all(any(name in p and word in p for p in outcome.problems) for name, word in names.items())
+
+
+def test_of_many_one_that_fails_in_any_way_ends_itself_only_and_no_other_file_is_replaced(saved, tmp_path):
+    for seed in range(4):
+        write(tmp_path / "in" / f"p{seed}.nii.gz", phantom(seed, (24, 20, 3)))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "p1.nii.gz").write_bytes(b"a letter")
+    (tmp_path / "out" / "p2.nii.gz").mkdir()
+    outcome = infer(saved, tmp_path / "in", tmp_path / "out")
+    assert [path.name for path in outcome.written] == ["p0.nii.gz", "p3.nii.gz"]
+    assert [("p1" in problem, "p2" in problem) for problem in outcome.problems] == [(True, False), (False, True)]
+    assert (tmp_path / "out" / "p1.nii.gz").read_bytes() == b"a letter"
+
+
+def test_a_series_beside_folders_of_series_gets_a_folder_that_holds_no_other_result(saved, tmp_path):
+    for folder in ("a", "a/b", "a/b/c"):
+        write_classic(tmp_path / "in" / folder, Series(shape=(20, 18, 3)))
+    for force in (False, True):
+        outcome = infer(saved, tmp_path / "in", tmp_path / "out", force=force)
+        assert (len(set(outcome.written)), outcome.problems) == (3, [])
+        assert not any(one in other.parents for one in outcome.written for other in outcome.written)
+        assert all(len(list(path.glob("IM*.dcm"))) == 3 for path in outcome.written)
+    again = infer(saved, tmp_path / "in", tmp_path / "out")
+    assert (again.written, again.skipped) == ([], 3)
+
+
+def test_a_header_that_cannot_be_written_is_refused_before_anything_is_computed(saved, tmp_path):
+    dataset = enhanced(Series())
+    for frame in dataset.PerFrameFunctionalGroupsSequence:
+        frame.FrameContentSequence[0].DimensionIndexValues = [1]
+    dataset.DimensionIndexSequence = [Dataset()]
+    dataset.SourceImageEvidenceSequence = []
+    del dataset.StudyInstanceUID
+    save(dataset, tmp_path / "in" / "a.dcm")
+    steps = []
+    with pytest.raises(DataError, match=r"a\.dcm has a header that cannot be written"):
+        infer(saved, tmp_path / "in", tmp_path / "out", progress=lambda *values: steps.append(values))
+    assert steps == []
+    assert not (tmp_path / "out").exists()

@@ -45,7 +45,7 @@ def infer(
     ],
     how: _Inference,
     layout: Annotated[str, typer.Option("--format", help="nifti or dicom, for a folder that holds both.")] = "auto",
-    force: Annotated[bool, typer.Option("--force", help="Replace results that are there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Make results of an earlier run again.")] = False,
     job: Annotated[Path | None, typer.Option(help="Job of the model, if not beside it.")] = None,
 ) -> None:
     """Super-resolve scans in the plane of their slices; geometry, intensities and type are those of the input.

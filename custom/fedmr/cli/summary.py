@@ -58,6 +58,8 @@ def show_results(outcome: "infer.Outcome", console: Console) -> None:
     _remarks(outcome, console)
     for path in outcome.written[:_SHOWN]:
         console.print(f"wrote {printable(str(path))}", soft_wrap=True, markup=False)
+    if outcome.skipped:
+        console.print(f"{outcome.skipped} results of an earlier run were kept; --force makes them again")
     if len(outcome.written) > 1 or outcome.problems:
         console.print(f"{len(outcome.written)} scans done, {len(outcome.problems)} not usable")
 

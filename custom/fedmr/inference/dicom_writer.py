@@ -7,6 +7,7 @@ uncompressed (explicit VR little endian), 16 bits, in the scan's own intensities
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
+from io import BytesIO
 from itertools import groupby
 from pathlib import Path
 
@@ -62,12 +63,27 @@ def super_resolve_series(
     across = int(nib.io_orientation(image.affine)[2, 0])
     plane = options.plane or next(plane for plane, axis in PLANES.items() if axis == across)
     notes = [*check(image, name, axis=2, least_side=resolver.least_side), *grid_note(image)]
-    result, step = resolver(image, plane=plane, progress=progress)
     with quiet():
         frames, _ = in_order([frame for path in scan.files for frame in frames_of(path)], name)
     derivation = _derivation(resolver, plane)
+    _rehearse(frames, derivation)
+    result, step = resolver(image, plane=plane, progress=progress)
     clipped = write_series(target, result, step, frames, derivation=derivation, spread=options.data_consistency)
     return [*notes, f"{clipped} voxels lie beyond 16 bits and were clipped to their limits"] if clipped else notes
+
+
+def _rehearse(frames: Sequence[Frame], derivation: Derivation) -> None:
+    """Write every header once with empty pixels into memory, so that one that cannot be written costs no computing.
+
+    Raises:
+        DataError: naming the file.
+    """
+    series = Series(derivation, (1.0, 1.0, 1.0), False, generate_uid(None), datetime.now())
+    empty = np.zeros((1, 1), np.uint16)
+    slices = (Slice(number, f, f.position, empty, 1.0, 0.0, 0) for number, f in enumerate(frames))
+    with quiet():
+        for part in _parts(slices):
+            _save(part, series, BytesIO())
 
 
 def _derivation(resolver: SuperResolver, plane: str) -> Derivation:
@@ -133,9 +149,9 @@ def is_series(folder: Path) -> bool:
     return all(path.is_file() and path.match("IM[0-9]*.dcm") for path in folder.iterdir())
 
 
-def _save(part: Sequence[Slice], series: Series, path: Path) -> None:
+def _save(part: Sequence[Slice], series: Series, place: Path | BytesIO) -> None:
     try:
-        derived_object(part, series).save_as(path, enforce_file_format=True)
+        derived_object(part, series).save_as(place, enforce_file_format=True)
     except OSError:
         raise
     except Exception as error:  # pydicom raises whatever a damaged header leads it to

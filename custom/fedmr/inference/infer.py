@@ -2,11 +2,13 @@
 
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from fedmr.checkpoints.model_file import load_model
+from fedmr.data.images import load_nifti
 from fedmr.data.readers import Scan
 from fedmr.data.readers.folder import FORMATS, find_scans
 from fedmr.data.readers.nifti import SUFFIXES, is_nifti
@@ -21,12 +23,13 @@ from fedmr.utils.progress import Progress
 
 @dataclass
 class Outcome:
-    """Result of a run: files and folders written, and messages about problems, remarkable facts and skipped files."""
+    """Result of a run: files and folders written, messages for people, and the number of results that were there."""
 
     written: list[Path] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
+    skipped: int = 0
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,8 @@ def infer(
 
     A NIfTI file gives a NIfTI file, a folder of them a folder with the same names (masks skipped), a DICOM series a
     folder of DICOM files (several: a subfolder each), k-space NIfTI files. An unusable scan among many becomes a
-    problem in the outcome. Existing results are kept unless `force`; no unfinished file has a result's name.
+    problem in the outcome. Every result has a place of its own, checked before the first is computed. Results of an
+    earlier run are skipped unless `force`, other files are never replaced; no unfinished file has a result's name.
 
     Args:
         model: model file or run, as `model_file.load_model` takes it.
@@ -77,16 +81,35 @@ def infer(
     worker = (Reconstructor if takes_kspace else SuperResolver)(opened, options)
     work, outcome = _plan(source, target, layout, takes_kspace=takes_kspace)
     single = len(work) == 1 and not outcome.problems
+    ready = []
     for item in work:
-        try:
-            _process(worker, item, outcome, force=force, progress=progress)
-        except (DataError, FileExistsError, TileError) as error:
-            if single:
-                raise
-            outcome.problems.append(str(error))
-    if not outcome.written:
+        if not force and item.target != target and _is_done(item):
+            outcome.skipped += 1
+        elif _tried(partial(_check_target, item, force), item, outcome, single):
+            ready.append(item)
+    for item in ready:
+        if _tried(partial(_process, worker, item, outcome, progress), item, outcome, single):
+            outcome.written.append(item.target)
+    if not outcome.written and not outcome.skipped:
         raise DataError("\n".join(outcome.problems))
     return outcome
+
+
+def _tried(work: Callable[[], None], item: _Work, outcome: Outcome, single: bool) -> bool:
+    """Return whether work on one scan succeeds; whatever goes wrong ends this scan only, and is a problem."""
+    try:
+        work()
+    except (DataError, FileExistsError, TileError) as error:
+        if single:
+            raise
+        outcome.problems.append(str(error))
+        return False
+    except Exception as error:
+        if single:
+            raise
+        outcome.problems.append(f"{label(item.scan)} could not be done ({type(error).__name__}: {error})")
+        return False
+    return True
 
 
 def _check_apart(source: Path, target: Path) -> None:
@@ -118,9 +141,15 @@ def _plan(source: Path, target: Path, layout: str, *, takes_kspace: bool) -> tup
         targets = [target / scan.files[0].relative_to(source) for scan in found.scans]
     else:
         targets = _series_folders(found.scans, source, target)
-    targets = _distinct(targets)
+    targets = _distinct(_apart(targets))
     outcome = Outcome(problems=found.problems, left_out=found.left_out)
     return [_Work(scan, layout, path) for scan, path in zip(found.scans, targets, strict=True)], outcome
+
+
+def _apart(targets: list[Path]) -> list[Path]:
+    """Return the targets with a subfolder for each that holds another one, which would go when it is replaced."""
+    holders = {parent for target in targets for parent in target.parents}
+    return [target / "series" if target in holders else target for target in targets]
 
 
 def _distinct(targets: list[Path]) -> list[Path]:
@@ -176,19 +205,27 @@ def _check_target(item: _Work, force: bool) -> None:
         raise OSError(f"{target.parent} cannot be written to ({error.strerror}); name another place") from None
 
 
+def _is_done(item: _Work) -> bool:
+    """Return whether the result of a scan is there, made by an earlier run."""
+    if FORMATS[item.layout] == "dicom":
+        return item.target.is_dir() and any(item.target.iterdir()) and _is_result(item.target)
+    if not item.target.is_file():
+        return False
+    try:
+        return b"FedMR" in bytes(load_nifti(item.target).header["descrip"])
+    except Exception:  # nibabel raises whatever a file that is none leads it to
+        return False
+
+
 def _is_result(folder: Path) -> bool:
     from fedmr.inference.dicom_writer import is_series
 
     return is_series(folder)
 
 
-def _process(
-    worker: SuperResolver | Reconstructor, item: _Work, outcome: Outcome, *, force: bool, progress: Progress
-) -> None:
-    """Process one scan and note in `outcome` the result and messages for the user."""
-    _check_target(item, force)
+def _process(worker: SuperResolver | Reconstructor, item: _Work, outcome: Outcome, progress: Progress) -> None:
+    """Process one scan and note in `outcome` messages for the user."""
     outcome.notes += [f"{label(item.scan)}: {note}" for note in _apply(worker, item, progress)]
-    outcome.written.append(item.target)
 
 
 def _apply(worker: SuperResolver | Reconstructor, item: _Work, progress: Progress) -> list[str]:
