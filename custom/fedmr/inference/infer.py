@@ -81,13 +81,10 @@ def infer(
     worker = (Reconstructor if takes_kspace else SuperResolver)(opened, options)
     work, outcome = _plan(source, target, layout, takes_kspace=takes_kspace)
     single = len(work) == 1 and not outcome.problems
-    ready = []
-    for item in work:
-        if not force and item.target != target and _is_done(item):
-            outcome.skipped += 1
-        elif _tried(partial(_check_target, item, force), item, outcome, single):
-            ready.append(item)
-    for item in ready:
+    done = [item for item in work if not force and item.target != target and _is_done(item)]
+    outcome.skipped = len(done)
+    todo = [item for item in work if item not in done]
+    for item in [item for item in todo if _tried(partial(_check_target, item, force), item, outcome, single)]:
         if _tried(partial(_process, worker, item, outcome, progress), item, outcome, single):
             outcome.written.append(item.target)
     if not outcome.written and not outcome.skipped:
