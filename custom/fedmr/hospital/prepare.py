@@ -202,6 +202,8 @@ def _open(folder: Path, source: Path) -> PrivateFolder:
     if (folder / DATALIST).exists() and not (folder / PRIVATE).is_dir():
         raise DataError(f"{folder / DATALIST} was not made by `fedmr prepare`; give another --out or remove it")
     (folder / VOLUMES).mkdir(parents=True, exist_ok=True)
+    # as confidential as the scans; a group may be that of the user who trains
+    (folder / VOLUMES).chmod(0o750)
     private = PrivateFolder(folder / PRIVATE)
     earlier = private.claim(str(source.resolve()))
     if earlier != str(source.resolve()):

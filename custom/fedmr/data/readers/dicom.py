@@ -25,7 +25,7 @@ from fedmr.data.magnitude import image_type_kind, named_kind
 from fedmr.data.readers import Found, Scan, contrast_of
 from fedmr.data.readers.dicom_matrix import acquired_shares
 from fedmr.data.readers.dicom_series import DIFFERENCES, File, Header, joined, persons, split, without_copies
-from fedmr.data.readers.dicom_stack import frames_of, in_order, quiet
+from fedmr.data.readers.dicom_stack import check_deflated, frames_of, in_order, quiet
 from fedmr.utils.errors import DataError
 
 _TAGS = [
@@ -143,6 +143,8 @@ def _read_header(path: Path) -> Header | None:
                 if named:
                     raise DataError(f"{path} is no DICOM file, though its name says so. Copy it again or remove it")
                 return None
+            if start[128:] == b"DICM":
+                check_deflated(path)
             handle.seek(0)
             header = dcmread(handle, stop_before_pixels=True, specific_tags=_WANTED, force=True)
         texts = {tag: _text(header.get(tag)) for tag in _TAGS if tag not in _LENIENT}

@@ -5,6 +5,7 @@ nibabel.nicom is not used: it takes the slice distance from two frames, sees no 
 """
 
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,12 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 from pydicom.config import disable_value_validation
+from pydicom.filereader import read_file_meta_info
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_modality_lut
-from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from fedmr.utils.errors import DataError
 
@@ -32,6 +41,8 @@ _GEOMETRY = (
     ("ImageOrientationPatient", "PlaneOrientationSequence", 6),
     ("PixelSpacing", "PixelMeasuresSequence", 2),
 )
+# a deflated file: bytes before its meta information, what a scan may unpack to, and how many times its own size
+_PREAMBLE, _UNPACKED, _RATIO, _CHUNK = 144, 2**26, 50, 2**20
 _LATER = ("PixelPaddingValue", "LossyImageCompression", "SOPInstanceUID", "EchoTime")
 
 
@@ -110,6 +121,30 @@ def frames_of(path: Path) -> list[Frame]:
         raise DataError(f"{path} cannot be read ({type(error).__name__}); it is damaged. Copy it again") from None
 
 
+def check_deflated(path: Path) -> None:
+    """Refuse a deflated file that unpacks to far more than scans do, before it is unpacked as a whole.
+
+    Raises:
+        DataError: naming the file.
+    """
+    meta = read_file_meta_info(path)
+    if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+        return
+    stream, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    limit = max(_UNPACKED, _RATIO * path.stat().st_size)
+    with path.open("rb") as handle:
+        handle.seek(_PREAMBLE + int(meta.FileMetaInformationGroupLength))
+        part = handle.read(_CHUNK)
+        while part and not stream.eof and size <= limit:
+            size += len(stream.decompress(part, _CHUNK))
+            part = stream.unconsumed_tail or handle.read(_CHUNK)
+    if size > limit:
+        raise DataError(
+            f"{path} is deflated and unpacks to more than {limit / 2**20:.0f} MiB. Export it uncompressed, or leave it "
+            "out"
+        )
+
+
 def _frames(path: Path, dataset: Dataset) -> list[Frame]:
     _check_pixels(dataset, path)
     groups = list(dataset.get("PerFrameFunctionalGroupsSequence") or [Dataset()])
@@ -127,6 +162,11 @@ def _check_pixels(dataset: Dataset, path: Path) -> None:
     missing = [tag for tag in ("Rows", "Columns", "PixelData") if not dataset.get(tag)]
     if missing:
         raise DataError(f"{path} holds no image ({', '.join(missing)} missing); it is truncated. Copy it again")
+    size = 8.0 * int(dataset.Rows) * int(dataset.Columns) * int(dataset.get("NumberOfFrames") or 1)
+    if size > psutil.virtual_memory().available // 2:
+        raise DataError(
+            f"{path} says it has {size / 8:.0f} pixels, too many for the memory here. Split it or repair it"
+        )
     samples, meaning = dataset.get("SamplesPerPixel", 1), dataset.get("PhotometricInterpretation", "MONOCHROME2")
     if samples != 1 or meaning != "MONOCHROME2":
         raise DataError(

@@ -110,7 +110,11 @@ def _opened(path: Path, *, masked: bool) -> Iterator[h5py.File]:
             if not masked and _mask(handle, path) is not None:
                 raise DataError(f"{path} is under-sampled: it has a mask, as fastMRI's test files do. {_FULLY}")
             yield handle
-    except (OSError, KeyError, RuntimeError) as error:
+    except DataError:
+        raise
+    except MemoryError:
+        raise DataError(f"{path} needs more memory than there is; split it by slices, or leave it out") from None
+    except Exception as error:  # h5py raises whatever a damaged or hostile file leads it to
         reason = "is no HDF5 file" if path.is_file() and not h5py.is_hdf5(path) else f"cannot be read ({error})"
         raise DataError(f"{path} {reason}; it is truncated or of another kind. Copy it again") from None
 

@@ -87,9 +87,18 @@ def read_scan(scan: Scan, layout: str) -> Image:
     """Read a scan of `find_scans`.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: it cannot be read, whatever the reason, so that no file ends a run over many.
+        MemoryError: it is too large.
     """
-    image: Image = importlib.import_module(f"fedmr.data.readers.{FORMATS[layout]}").read(scan)
+    try:
+        image: Image = importlib.import_module(f"fedmr.data.readers.{FORMATS[layout]}").read(scan)
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:
+        raise DataError(
+            f"{scan.files[0]} cannot be read ({type(error).__name__}: {error}); it is damaged or of an unknown kind. "
+            "Copy it again, or leave it out"
+        ) from error
     return image
 
 

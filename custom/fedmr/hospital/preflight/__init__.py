@@ -25,7 +25,7 @@ _LOOKS: dict[Status, tuple[str, str]] = {"pass": ("✓", "green"), "warn": ("!",
 # on the datalist alone; on the scans that can be read
 _ENTRY_CHECKS: tuple[Callable[[Site], Check], ...] = (
     *(data.files, data.splits, data.patients),
-    *(privacy.pictures, privacy.paths, privacy.pseudonyms, privacy.private_folder),
+    *(privacy.pictures, privacy.paths, privacy.pseudonyms, privacy.private_folder, privacy.volumes),
 )
 _SCAN_CHECKS: tuple[Callable[[Site], Check], ...] = (
     *(data.duplicates, data.slices, data.patch, data.intensities),

@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import PurePath
 
-from fedmr.data.readers.folder import PRIVATE
+from fedmr.data.readers.folder import PRIVATE, VOLUMES
 from fedmr.hospital.preflight.site import Check, Site, judge, some
 
 # of `fedmr prepare`, or a running number such as sub-012 or x07
@@ -50,6 +50,14 @@ def private_folder(site: Site) -> Check:
     mode = folder.stat().st_mode & 0o777
     fails = [f"{folder} has mode {mode:04o}: others can read who is who"] if mode & 0o077 else []
     return judge("private", "the key of the pseudonyms is its owner's alone", f"chmod 700 {folder}", fails=fails)
+
+
+def volumes(site: Site) -> Check:
+    """The cached voxels, which can show a face, are not everybody's to read."""
+    folder = site.folder / VOLUMES
+    mode = folder.stat().st_mode & 0o777 if folder.is_dir() else 0
+    warns = [f"{folder} has mode {mode:04o}: everybody on this machine can read the scans"] if mode & 0o007 else []
+    return judge("volumes", "the cached scans are not everybody's to read", f"chmod 750 {folder}", warns=warns)
 
 
 def _identifying(text: str) -> bool:
