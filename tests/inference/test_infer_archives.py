@@ -90,7 +90,7 @@ def test_the_scanners_qform_is_used_beside_a_standard_space(saved, tmp_path, sfo
 
 def test_formats_that_are_known_but_not_read_are_named_with_the_remedy(saved, tmp_path):
     write(tmp_path / "in" / "ok.nii.gz", phantom(0, (24, 20, 3)))
-    names = {"x.mgz": "mri_convert", "y.nrrd": "ITK", "z.mha": "ITK", "a.PAR": "dcm2niix", "b.zip": "unpack"}
+    names = {"x.img": ".hdr", "a.PAR": "dcm2niix", "b.zip": "unpack", "c.7z": "unpack"}
     for name in names:
         (tmp_path / "in" / name).write_bytes(b"x")
     outcome = infer(saved, tmp_path / "in", tmp_path / "out")

@@ -16,6 +16,7 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
+from fedmr.data.foreign import is_foreign, load_foreign
 from fedmr.data.magnitude import content_kind
 from fedmr.utils.errors import DataError
 from fedmr.utils.files import write_atomically
@@ -57,10 +58,10 @@ class Image:
 
 
 def read_nifti(path: Path) -> Image:
-    """Read a NIfTI file as it is stored.
+    """Read a NIfTI file, or a volume in another format of `foreign`, as it is stored.
 
     Args:
-        path: .nii or .nii.gz.
+        path: .nii, .nii.gz, or a suffix of `foreign.FOREIGN`.
 
     Raises:
         DataError: missing, truncated, no NIfTI, larger than memory, 2-D, a series, or with impossible voxel sizes.
@@ -75,10 +76,11 @@ def read_nifti(path: Path) -> Image:
         raise
     except (
         *(OSError, EOFError, ValueError, TypeError, zlib.error),
-        *(ImageFileError, OrientationError, WrapStructError, HeaderDataError),
+        *(ImageFileError, OrientationError, WrapStructError, HeaderDataError, RuntimeError),
     ) as error:
+        reason = str(error).strip().rpartition("\n")[2] or type(error).__name__
         raise DataError(
-            f"{path} cannot be read ({error or type(error).__name__}); it is truncated or no NIfTI file. Copy it again"
+            f"{path} cannot be read ({reason}); it is truncated or no {_kind(path)} file. Copy it again"
         ) from None
     while voxels.ndim > 3 and voxels.shape[-1] == 1:
         voxels = voxels[..., 0]
@@ -107,11 +109,17 @@ def _scanner_affine(stored: Any) -> tuple[NDArray[np.float64], str]:
     return stored.affine, ""
 
 
+def _kind(path: Path) -> str:
+    return path.suffix if is_foreign(path) else "NIfTI"
+
+
 def load_nifti(path: Path) -> Any:
-    """Return a NIfTI file as nibabel's image, the suffix in upper or lower case.
+    """Return a NIfTI file as nibabel's image, the suffix in upper or lower case, or a volume of another format.
 
     nibabel unpacks ".gz" and takes ".GZ" for the packed bytes; such a file is unpacked into memory.
     """
+    if is_foreign(path):
+        return load_foreign(path)
     if path.suffix == path.suffix.lower() or path.suffix.lower() != ".gz":
         return nib.load(path)
     with gzip.open(path) as handle:
@@ -125,12 +133,14 @@ def _check_header(path: Path, stored: Any) -> None:
     """Check what must hold before voxels are touched: a header may claim more than the machine has."""
     shape, dtype = stored.shape, stored.get_data_dtype()
     size = int(np.prod(shape, dtype=np.float64)) * dtype.itemsize
-    if path.suffix.lower() != ".gz" and size > path.stat().st_size:
+    if path.suffix.lower() != ".gz" and not is_foreign(path) and size > path.stat().st_size:
         raise DataError(f"{path} is truncated: its header says {size} bytes, the file is smaller. Copy it again")
     if size > psutil.virtual_memory().available // 2:
         raise DataError(f"{path} says it has {shape} voxels, too many for the memory here. Split it, or repair it")
     if dtype.fields:
         raise DataError(f"{path} is a colour image (RGB); give the grey-value original")
+    if is_foreign(path):
+        return
     opener = gzip.open if path.suffix.lower() == ".gz" else ImageOpener
     with opener(path) as handle:
         # nibabel mends impossible voxel sizes while loading; what the file says must be seen

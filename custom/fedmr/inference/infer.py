@@ -11,7 +11,7 @@ from fedmr.checkpoints.model_file import load_model
 from fedmr.data.images import load_nifti
 from fedmr.data.readers import Scan
 from fedmr.data.readers.folder import FORMATS, find_scans
-from fedmr.data.readers.nifti import SUFFIXES, is_nifti
+from fedmr.data.readers.nifti import SUFFIXES, is_nifti, is_volume
 from fedmr.hospital.conversion import label
 from fedmr.inference.nifti_writer import super_resolve_nifti
 from fedmr.inference.reconstructor import Reconstructor, reconstruct_file
@@ -118,7 +118,7 @@ def _check_apart(source: Path, target: Path) -> None:
 
 def _plan(source: Path, target: Path, layout: str, *, takes_kspace: bool) -> tuple[list[_Work], Outcome]:
     """Return the scans to process with their targets, and an outcome with the skipped files."""
-    if source.is_file() and is_nifti(source) and not takes_kspace:
+    if source.is_file() and is_volume(source) and not takes_kspace:
         return [_Work(Scan((source,), "", ""), "nifti", _nifti_name(target))], Outcome()
     found, layout = find_scans(source, layout, masked=True)
     if takes_kspace != (FORMATS[layout] == "fastmri"):
@@ -135,7 +135,7 @@ def _plan(source: Path, target: Path, layout: str, *, takes_kspace: bool) -> tup
         targets = [target / scan.files[0].relative_to(source).with_suffix(".nii.gz") for scan in found.scans]
     elif FORMATS[layout] == "nifti":
         found, layout = find_scans(source, "nifti")  # any NIfTI file will do, whatever the folder's order
-        targets = [target / scan.files[0].relative_to(source) for scan in found.scans]
+        targets = [_as_nifti(target / scan.files[0].relative_to(source)) for scan in found.scans]
     else:
         targets = _series_folders(found.scans, source, target)
     targets = _distinct(_apart(targets))
@@ -162,6 +162,11 @@ def _distinct(targets: list[Path]) -> list[Path]:
         taken.add(str(name).lower())
         distinct.append(name)
     return distinct
+
+
+def _as_nifti(path: Path) -> Path:
+    """Return the name of a result, which is NIfTI whatever format the scan is in."""
+    return path if is_nifti(path) else path.with_suffix(".nii.gz")
 
 
 def _nifti_name(target: Path) -> Path:

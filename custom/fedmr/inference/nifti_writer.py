@@ -115,7 +115,7 @@ def _storage(stored: Any, exact: bool) -> Storage:
     dtype = stored.get_data_dtype().newbyteorder("=")
     if exact:
         return Storage(dtype if dtype.kind == "f" else np.dtype(np.float32))
-    return Storage(dtype, float(stored.dataobj.slope), float(stored.dataobj.inter))
+    return Storage(dtype, float(getattr(stored.dataobj, "slope", 1)), float(getattr(stored.dataobj, "inter", 0)))
 
 
 def _with_header(voxels: NDArray[Any], stored: Any, step: NDArray[np.float64], scale: str) -> Any:

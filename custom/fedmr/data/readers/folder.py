@@ -32,12 +32,13 @@ _NIFTI_LAYOUTS: dict[str, Callable[[Sequence[Path], Path], Found]] = {
     "nifti": nifti.find_plain,
 }
 _NAMING_DOES_NOT_FIT = ("not named as IXI", "not named as BraTS", "no sub- entity", "not in imagesTr or imagesTs")
+# files that hold the voxels of a header beside them, by suffix, with the suffixes of the header
+_VOXELS = {".img": (".hdr", ".HDR"), **dict.fromkeys((".raw", ".zraw"), (".mhd", ".nhdr"))}
+_VOXELS_OF = "voxels of a header beside them"
 _HDF5 = (".h5", ".hdf5")
 # formats of images that are known but not read, by suffix, with the remedy
 _NOT_READ = {
-    **dict.fromkeys((".hdr", ".img"), "an Analyze or NIfTI pair; convert it with `fslchfiletype NIFTI_GZ`"),
-    **dict.fromkeys((".mgz", ".mgh"), "a FreeSurfer volume; convert it with `mri_convert IN OUT.nii.gz`"),
-    **dict.fromkeys((".nrrd", ".nhdr", ".mha", ".mhd"), "an ITK volume; convert it to NIfTI, e.g. with SimpleITK"),
+    ".img": "the voxels of an Analyze or NIfTI pair, whose .hdr file is missing; copy that as well",
     **dict.fromkeys((".par", ".rec"), "a Philips PAR/REC file; convert it with `dcm2niix`"),
     **dict.fromkeys((".zip", ".tar", ".tgz", ".7z", ".rar"), "an archive; unpack it"),
 }
@@ -137,8 +138,11 @@ def _unreadable(error: OSError) -> str:
 
 def _kind(path: Path) -> str:
     """The reader that a file is for, "" if none; DICOM files need no suffix and are known by their preamble."""
-    if nifti.is_nifti(path):
+    suffix = path.suffix.lower()
+    if nifti.is_volume(path):
         return "nifti"
+    if suffix in _VOXELS and any(path.with_suffix(header).is_file() for header in _VOXELS[suffix]):
+        return _VOXELS_OF
     if path.suffix.lower() in _HDF5:
         return "fastmri"
     if path.suffix.lower() in (".dcm", ".ima"):
@@ -151,7 +155,7 @@ def _kind(path: Path) -> str:
 
 
 def _detect(kinds: dict[Path, str], root: Path, source: Path) -> str:
-    counts = Counter(kind for kind in kinds.values() if kind)
+    counts = Counter(kind for kind in kinds.values() if kind and kind != _VOXELS_OF)
     if len(counts) > 1:
         held = " and ".join(f"{number} {kind} files" for kind, number in sorted(counts.items()))
         raise DataError(f"{source} holds {held}; choose one kind with --format")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from fedmr.data.foreign import is_foreign
 from fedmr.data.images import Image, read_nifti
 from fedmr.data.magnitude import MASK, named_kind
 from fedmr.data.readers import Found, Scan, contrast_of
@@ -25,6 +26,11 @@ _NO_ANATOMY = ("func", "dwi", "fmap", "perf", "eeg", "meg", "ieeg", "pet", "beh"
 _CHANNEL = re.compile(r"_[0-9]{4}$")  # nnU-Net: number of the channel
 _SET_FOLDERS = ("imagestr", "imagests", "imagesval")
 _LABEL_FOLDERS = ("labelstr", "labelsts", "labelsval")
+
+
+def is_volume(path: Path) -> bool:
+    """Return whether a name is that of a NIfTI file or of a volume in another format that is read as one."""
+    return is_nifti(path) or is_foreign(path)
 
 
 def is_nifti(path: Path) -> bool:
@@ -117,7 +123,7 @@ def find_plain(files: Sequence[Path], root: Path) -> Found:
 
     A scan whose patient cannot be told has a doubt.
     """
-    inner = {path: path.relative_to(root) for path in files if is_nifti(path)}
+    inner = {path: path.relative_to(root) for path in files if is_volume(path)}
     images = {place for path, place in inner.items() if not _is_label(place) and not named_kind(_stem(path))}
     persons = identify({place: _stem(place) for place in images})
 
@@ -144,7 +150,7 @@ def _is_label(place: Path) -> bool:
 def _find(files: Sequence[Path], describe: Callable[[Path], Scan | str]) -> Found:
     found = Found()
     for path in files:
-        if not is_nifti(path):
+        if not is_volume(path):
             continue
         scan = named_kind(_stem(path)) or describe(path)
         if isinstance(scan, str):
@@ -155,7 +161,7 @@ def _find(files: Sequence[Path], describe: Callable[[Path], Scan | str]) -> Foun
 
 
 def _stem(path: Path) -> str:
-    return re.sub(r"\.nii(\.gz)?$", "", path.name, flags=re.IGNORECASE)
+    return path.stem if is_foreign(path) else re.sub(r"\.nii(\.gz)?$", "", path.name, flags=re.IGNORECASE)
 
 
 def read(scan: Scan) -> Image:
