@@ -31,8 +31,9 @@ from fedmr.nets import build
 from fedmr.tasks.reconstruction import ReconstructionTask
 from fedmr.tasks.registry import build_task
 from fedmr.tasks.slices import SliceSampler, load_volumes
+from fedmr.training.engine import fit
 from fedmr.training.target_latents import site_latents
-from fedmr.training.trainer import Trainer, evaluate, fit
+from fedmr.training.trainer import Trainer, evaluate
 from fedmr.utils.environment import ROOT
 
 PLAIN, OURS, PUBLISHED = "FL-MR", "FL-MRCM", "FL-MRCM in one process"

@@ -28,7 +28,7 @@ from fedmr.physics.degradation import degrade, interpolate
 from fedmr.tasks.patches import PatchSampler, Volume
 from fedmr.tasks.registry import build_task
 from fedmr.tasks.super_resolution import SuperResolutionTask
-from fedmr.training.trainer import fit
+from fedmr.training.engine import fit
 from fedmr.utils.environment import ROOT
 from fedmr.utils.optimizers import OPTIMIZERS
 

@@ -19,7 +19,8 @@ from fedmr.runs.run import METHODS, summarise
 from fedmr.tasks.patches import PatchSampler, load_volumes
 from fedmr.tasks.registry import build_task
 from fedmr.training.build import make_trainer
-from fedmr.training.trainer import Trainer, fit
+from fedmr.training.engine import fit
+from fedmr.training.trainer import Trainer
 
 PARAMETERS = {"mu": 0.3, "strength": 0.3}
 # but FL-MRCM, whose network is another: tests/test_cross_site_modelling.py

@@ -12,7 +12,8 @@ from fedmr.nets import build
 from fedmr.tasks.registry import build_task
 from fedmr.tasks.slices import SliceSampler, load_volumes
 from fedmr.training.build import make_trainer
-from fedmr.training.trainer import Trainer, fit
+from fedmr.training.engine import fit
+from fedmr.training.trainer import Trainer
 from kspace_site import make_task
 from phantoms import write_site
 

@@ -5,7 +5,7 @@ from fedmr.audit.inversion import LinearAttack, crafted_weights, gradient_from_a
 from fedmr.losses import WeightedSum
 from fedmr.metrics import psnr
 from fedmr.nets.mscan import MSCAN
-from fedmr.training.trainer import fit
+from fedmr.training.engine import fit
 
 P = 8
 

@@ -4,7 +4,7 @@ import torch
 from fedmr.algorithms.base import Algorithm
 from fedmr.nets import build, count_parameters, title
 from fedmr.nets.unet import pooled
-from fedmr.training.trainer import fit
+from fedmr.training.engine import fit
 
 SMALL = {"channels": 4, "pools": 2}
 

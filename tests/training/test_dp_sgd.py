@@ -21,7 +21,8 @@ from fedmr.nets import NETWORKS, build
 from fedmr.privacy.accountant import BudgetError
 from fedmr.training.build import make_trainer
 from fedmr.training.dp_sgd import PrivateTrainer, check_network, private_sum, unit_gradient
-from fedmr.training.trainer import Trainer, fit
+from fedmr.training.engine import fit
+from fedmr.training.trainer import Trainer
 
 L1, BOTH = WeightedSum({"l1": 1.0}), WeightedSum({"l1": 1.0, "sgp": 0.1})
 

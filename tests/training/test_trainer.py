@@ -13,7 +13,8 @@ from fedmr.physics.degradation import interpolate, zero_filled_acquisition
 from fedmr.tasks.patches import PatchSampler, load_volumes
 from fedmr.tasks.super_resolution import super_resolve
 from fedmr.training.build import make_trainer
-from fedmr.training.trainer import Trainer, evaluate, fit
+from fedmr.training.engine import fit
+from fedmr.training.trainer import Trainer, evaluate
 from fedmr.utils.precision import has_bfloat16
 
 

@@ -26,7 +26,8 @@ from fedmr.privacy.mechanism import Protection
 from fedmr.tasks.patches import PatchSampler, Volume
 from fedmr.tasks.registry import build_task, expect
 from fedmr.tasks.super_resolution import SuperResolutionTask
-from fedmr.training.trainer import Trainer, fit
+from fedmr.training.engine import fit
+from fedmr.training.trainer import Trainer
 from fedmr.utils.progress import Progress
 
 RECOGNISABLE_PSNR, RECOGNISABLE_SSIM = 20.0, 0.5

@@ -34,8 +34,9 @@ from fedmr.tasks.base import NothingToTrain
 from fedmr.tasks.registry import build_task
 from fedmr.training.build import make_trainer
 from fedmr.training.dp_sgd import PrivateTrainer
+from fedmr.training.engine import TrainingStats
 from fedmr.training.target_latents import charge_of, protect, site_latents
-from fedmr.training.trainer import Trainer, TrainingStats, evaluate
+from fedmr.training.trainer import Trainer, evaluate
 from fedmr.utils.errors import DataError, UnsafeError
 
 STATE_FILE = "fedmr_site_state.pt"

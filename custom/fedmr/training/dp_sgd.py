@@ -25,7 +25,8 @@ from fedmr.privacy.ledger import Charge
 from fedmr.privacy.mechanism import Vector, clip, compare, system_normal
 from fedmr.tasks.base import Sampler, Task
 from fedmr.tasks.poisson_sampling import UnitSampler
-from fedmr.training.trainer import Trainer, TrainingStats
+from fedmr.training.engine import TrainingStats
+from fedmr.training.trainer import Trainer
 from fedmr.utils.precision import Precision, training_autocast
 
 Unit = tuple[Tensor, Tensor]

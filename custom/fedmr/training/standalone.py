@@ -22,7 +22,8 @@ from fedmr.runs.run import Figures, summarise
 from fedmr.tasks.base import Task, Volume
 from fedmr.tasks.registry import build_task
 from fedmr.training.build import make_trainer
-from fedmr.training.trainer import Trainer, TrainingStats, evaluate
+from fedmr.training.engine import TrainingStats
+from fedmr.training.trainer import Trainer, evaluate
 from fedmr.utils.errors import DataError
 
 _Load = Callable[[], Sequence[Volume]]

@@ -1,12 +1,10 @@
-"""Training and evaluation: one loop, used by the FLARE learner, by `fedmr train` and by tests.
+"""Training and evaluation, used by the FLARE learner, by `fedmr train` and by tests.
 
-An algorithm (`fedmr.algorithms`) is an object whose stages the loop calls; the loop stays.
+An algorithm (`fedmr.algorithms`) is an object whose stages are called; the loop over batches, `engine.fit`, stays.
 """
 
-import math
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import takewhile
 from typing import Any
 
@@ -18,74 +16,8 @@ from fedmr.losses import WeightedSum
 from fedmr.metrics import mean_metrics, volume_metrics
 from fedmr.nets import build
 from fedmr.tasks.base import Sampler, Task, Volume
+from fedmr.training.engine import TrainingStats, fit
 from fedmr.utils.optimizers import OPTIMIZERS, averaged
-from fedmr.utils.precision import Precision, training_autocast
-
-
-@dataclass
-class TrainingStats:
-    """Result of training: optimisation steps, mean loss over the last epoch, seconds, whether it was stopped."""
-
-    steps: int = 0
-    loss: float = 0.0
-    seconds: float = 0.0
-    stopped: bool = False
-
-
-def fit(
-    net: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    loss_function: nn.Module,
-    *,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    hooks: Sequence[Algorithm] = (),
-    clip_norm: float = 1.0,
-    precision: Precision = "auto",
-) -> TrainingStats:
-    """Train over the batches, one optimisation step each.
-
-    Args:
-        net: maps LR (B, 1, h, w) to SR (B, 1, s*h, s*w), about [0, 1], or what else the batches are pairs of.
-        batches: pairs of input and target, e.g. LR and HR, on the network's device.
-        loss_function: output and target to a scalar.
-        optimizer: stepped once per batch.
-        schedule: stepped with it.
-        hooks: called in their order.
-        clip_norm: largest norm of the gradient.
-        precision: of the forward pass, see `training_autocast`.
-
-    Raises:
-        FloatingPointError: the loss is not finite.
-    """
-    device = next(net.parameters()).device
-    progress, started, total = TrainingStats(), time.perf_counter(), torch.zeros((), device=device)
-    net.train()
-    for given, target in batches:
-        with training_autocast(device, precision):
-            loss = loss_function(net(given.contiguous(memory_format=torch.channels_last)), target)
-        for hook in hooks:
-            loss = hook.add_loss(net, loss)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(net.parameters(), clip_norm)
-        for hook in hooks:
-            hook.gradients_ready(net)
-        optimizer.step()
-        schedule.step()
-        total += loss.detach()
-        progress.steps += 1
-    progress.loss = float(total) / max(progress.steps, 1)
-    progress.seconds = time.perf_counter() - started
-    _require_finite(float(total), progress.steps)
-    return progress
-
-
-def _require_finite(loss: float, steps: int) -> None:
-    if not math.isfinite(loss):
-        raise FloatingPointError(
-            f"the training loss became {loss} within {steps} steps; lower learning_rate in the task"
-        )
 
 
 def evaluate(
