@@ -15,7 +15,7 @@ DATA ?= data
 REAL_DATA ?= ../shared/data
 include poc/flare.env
 
-.PHONY: help setup demo poc study test check sim jobs clean bench bench-step bench-data bench-optimisations \
+.PHONY: help setup demo poc study test test-quick check sim jobs clean bench bench-step bench-data bench-optimisations \
 	bench-federation bench-growth bench-provisioned bench-scale bench-inference bench-prepare bench-he bench-mrcm bench-real
 .DEFAULT_GOAL := help
 
@@ -57,6 +57,9 @@ study: setup  ## run benchmarks/studies/STUDY.yaml on DATA, resumed if interrupt
 test: setup  ## unit tests, then whole federations in the simulator
 	$(BIN)/pytest -m "not e2e" -n 2 --durations=5
 	$(BIN)/pytest -m e2e -n 2 --dist loadfile --durations=5
+
+test-quick: setup  ## unit tests of every day: neither federations nor what only a release needs
+	$(BIN)/pytest -m "not e2e and not release" -n 2
 
 check: setup  ## lint, types, and the job folders
 	$(BIN)/ruff check

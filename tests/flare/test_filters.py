@@ -1,44 +1,24 @@
 """The filters as FLARE's own client runner and privacy policy call them; only the engine is stood in for."""
 
-import contextlib
-import importlib
 import json
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from nvflare.apis.analytix import ANALYTIC_EVENT_TYPE, AnalyticsData
 from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
-from nvflare.apis.executor import Executor
-from nvflare.apis.fl_constant import FilterKey, FLContextKey, ReservedKey, ReturnCode
-from nvflare.apis.fl_context import FLContext
+from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.shareable import Shareable, make_reply
-from nvflare.apis.workspace import Workspace
-from nvflare.app_common.decomposers import common_decomposers
 from nvflare.fuel.utils import fobs
-from nvflare.private.fed.app.fl_conf import create_privacy_manager
-from nvflare.private.fed.client.client_engine_executor_spec import TaskAssignment
-from nvflare.private.fed.client.client_runner import ClientRunner, ClientRunnerConfig, TaskRouter
-from nvflare.private.fed.utils.fed_utils import create_job_processing_context_properties
-from nvflare.private.privacy_manager import PrivacyService
-from pyhocon import ConfigFactory
 
-from fedmr.federation.render import CLIENT_CONFIG, check, render
 from fedmr.flare.filters import GaussianPrivacy, StrictExcludeVars, StrictPercentilePrivacy, StrictSVTPrivacy
 from fedmr.privacy.accountant import BUDGET_FILE, Budget, BudgetError, gaussian_epsilon
 from fedmr.privacy.ledger import LOCAL_RECORD
 from fedmr.privacy.mechanism import compare, to_vector
 from fedmr.privacy.policy import POLICY_FILE
 from fedmr.utils.errors import UnsafeError
-
-ROOT = Path(__file__).parents[2]
-common_decomposers.register()  # as FLARE's client process does
-
-JOBS = ("mscan_dp", "mscan_percentile", "mscan_svt")
-TEMPLATE = ROOT / "poc" / "site" / "privacy.json"
-STEPS = 12
+from filter_run import STEPS, reply, through_flare, update
 
 GAUSSIAN = {"clip": 1.0, "noise_multiplier": 4.0, "max_epsilon": 6.0}
 SVT = {"fraction": 0.5, "epsilon": 0.1, "noise_var": 1.0, "gamma": 0.01, "max_epsilon": 1e6}
@@ -48,55 +28,6 @@ MAKERS = {
     "svt": lambda: StrictSVTPrivacy(**SVT),
     "exclude": lambda: StrictExcludeVars(["tail"]),
 }
-
-
-@pytest.fixture
-def workspace(tmp_path):
-    for folder in ("startup", "local", "job"):
-        (tmp_path / "site-1" / folder).mkdir(parents=True)
-    return Workspace(str(tmp_path / "site-1"), site_name="site-1")
-
-
-@pytest.fixture
-def events():
-    return []
-
-
-@pytest.fixture
-def fl_ctx(workspace, events):
-    engine = SimpleNamespace(
-        get_workspace=lambda: workspace,
-        fire_event=lambda kind, context: events.append((kind, context.get_prop(FLContextKey.EVENT_DATA))),
-        new_context=lambda: contextlib.nullcontext(context_of(engine)),
-        register_aux_message_handler=lambda **_: None,
-    )
-    return context_of(engine)
-
-
-def context_of(engine) -> FLContext:
-    context = FLContext()
-    context.set_prop(ReservedKey.ENGINE, engine, private=True)
-    context.set_prop(ReservedKey.IDENTITY_NAME, "site-1")
-    context.set_prop(ReservedKey.RUN_NUM, "job")
-    return context
-
-
-def update(seed=0) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    return {
-        "head": rng.normal(0, 0.02, (16, 1, 3, 3)).astype(np.float32),
-        "gain": np.array(0.05, dtype=np.float32),
-        "batches": np.array(STEPS),
-        "tail": rng.normal(0, 0.02, (4, 16, 3, 3)).astype(np.float32),
-    }
-
-
-def reply(data=None, kind=DataKind.WEIGHT_DIFF, **meta) -> Shareable:
-    meta = {
-        MetaKey.NUM_STEPS_CURRENT_ROUND: STEPS,
-        MetaKey.INITIAL_METRICS: {"psnr": 31.234567, "ssim": 0.912345},
-    } | meta
-    return DXO(kind, update() if data is None else data, meta).to_shareable()
 
 
 @pytest.fixture(params=MAKERS)
@@ -142,25 +73,6 @@ UNSAFE = {
     "unknown metrics": reply({"ages": 41.0}, kind=DataKind.METRICS),
     "no DXO": Shareable({"weights": update()}),
 }
-
-
-class Trains(Executor):
-    def __init__(self, result):
-        super().__init__()
-        self.result = result
-
-    def execute(self, task_name, shareable, fl_ctx, abort_signal):
-        return self.result
-
-
-def through_flare(result: Shareable, chain, fl_ctx) -> Shareable:
-    """What FLARE's client runner sends to the server for a task with this result."""
-    router = TaskRouter()
-    router.add_executor(["train"], Trains(result))
-    config = ClientRunnerConfig(router, {}, {"train" + FilterKey.DELIMITER + FilterKey.OUT: chain})
-    runner = ClientRunner({}, config, "job", fl_ctx.get_engine())
-    fl_ctx.set_peer_context(context_of(None))
-    return runner._process_task(TaskAssignment("train", "task-id", Shareable()), fl_ctx)
 
 
 @pytest.mark.parametrize("case", UNSAFE)
@@ -334,69 +246,3 @@ def test_excluded_layers_do_not_leave(names, fl_ctx):
 def test_excluding_nothing_or_everything_is_an_error(names, fl_ctx):
     with pytest.raises(UnsafeError):
         StrictExcludeVars(names).process(reply(), fl_ctx)
-
-
-def job_filters(name: str) -> list:
-    chains = ConfigFactory.parse_file(ROOT / "jobs" / name / CLIENT_CONFIG)["task_result_filters"]
-    assert len(chains) == 1
-    assert set(chains[0]["tasks"]) == {"train", "validate", "submit_model"}
-    nodes = [(node["path"].rpartition("."), node["args"]) for node in chains[0]["filters"]]
-    return [getattr(importlib.import_module(m), c)(**a.as_plain_ordered_dict()) for (m, _, c), a in nodes]
-
-
-@pytest.mark.parametrize("name", JOBS)
-def test_a_committed_jobs_filters_protect_every_task(name, fl_ctx):
-    made = job_filters(name)
-    assert from_shareable(through_flare(reply(), made, fl_ctx)).meta[MetaKey.FILTER_HISTORY] == [
-        type(made[-1]).__name__
-    ]
-    sent = through_flare(reply(kind=DataKind.WEIGHTS), made, fl_ctx)
-    assert sent.get_return_code() == ReturnCode.TASK_RESULT_FILTER_ERROR
-
-
-def test_the_sites_template_loads_into_flares_policy_for_clients_alone(workspace):
-    (Path(workspace.get_site_config_dir()) / "privacy.json").write_text(TEMPLATE.read_text())
-    scope = create_privacy_manager(workspace, names_only=False).get_scope(None)
-    assert [type(f) for f in scope.task_result_filters[FilterKey.OUT]] == [GaussianPrivacy]
-    server = create_privacy_manager(workspace, names_only=False, is_server=True).get_scope(None)
-    assert server.task_result_filters[FilterKey.IN] == []
-
-
-def test_flare_applies_the_sites_template_though_the_job_has_no_filter(workspace, fl_ctx):
-    """FLARE's simulator reads privacy.json and does not apply it; a real client takes its policy as here."""
-    (Path(workspace.get_site_config_dir()) / "privacy.json").write_text(TEMPLATE.read_text())
-    Path(workspace.get_job_meta_path("job")).write_text("{}")
-    PrivacyService.initialize(create_privacy_manager(workspace, names_only=False))
-    try:
-        for key, value in create_job_processing_context_properties(workspace, "job").items():
-            fl_ctx.set_prop(key, value, private=True, sticky=True)
-    finally:
-        PrivacyService.initialize(None)
-    sent = from_shareable(through_flare(reply(), [], fl_ctx))
-    assert sent.meta[MetaKey.FILTER_HISTORY] == ["GaussianPrivacy"]
-    assert Budget(Path(workspace.get_site_config_dir()) / BUDGET_FILE).read().releases == 1
-
-
-def test_a_job_with_a_filter_after_the_encryptor_or_a_task_left_out_is_not_rendered(tmp_path):
-    source = (ROOT / "app_configs" / "mscan_percentile.conf").read_text()
-    encryptor = "{ path = nvflare.app_opt.he.model_encryptor.HEModelEncryptor, args {} }, { path = fedmr.flare.filters"
-    changed = source.replace("{ path = fedmr.flare.filters", encryptor).replace(
-        "train, validate, submit_model", "train"
-    )
-    assert changed.count("Encryptor") == 1
-    (tmp_path / "app_configs").mkdir()
-    for path in ("base.conf", "tasks/sr_x2.conf"):
-        (tmp_path / "app_configs" / path).parent.mkdir(exist_ok=True)
-        (tmp_path / "app_configs" / path).write_text((ROOT / "app_configs" / path).read_text())
-    (tmp_path / "app_configs" / "mscan_percentile.conf").write_text(changed)
-    (tmp_path / "jobs").mkdir()
-    problems = check(tmp_path / "app_configs", tmp_path / "jobs")
-    for expected in (
-        "StrictPercentilePrivacy comes after nvflare.app_opt.he.model_encryptor.HEModelEncryptor",
-        "no privacy filter covers submit_model, validate",
-        "no SiteGuard comes before the encryption",
-    ):
-        assert any(expected in problem for problem in problems), expected
-        with pytest.raises(ValueError, match=re.escape(expected)):
-            render(tmp_path / "app_configs", tmp_path / "jobs")
-    assert list((tmp_path / "jobs").iterdir()) == []

@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,133 +9,34 @@ import torch
 from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
 from nvflare.apis.event_type import EventType
 from nvflare.apis.filter import ContentBlockedException
-from nvflare.apis.fl_constant import FLContextKey, ReservedKey, ReturnCode
+from nvflare.apis.fl_constant import FLContextKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
-from nvflare.apis.shareable import Shareable, make_reply
+from nvflare.apis.shareable import make_reply
 from nvflare.app_common.abstract.model import ModelLearnableKey, make_model_learnable
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
-from nvflare.fuel.sec.security_content_service import SecurityContentManager, SecurityContentService
 
-import he_context
 from fedmr.aggregation.guard import read_rejections
-from fedmr.flare.aggregators import WeightedAggregator
-from fedmr.flare.guard import ServerGuard, SiteGuard
-from fedmr.flare.he import PackedAggregator, PackedDecryptor, PackedEncryptor, PackedPersistor
-from fedmr.privacy.key_lock import FAILURES_FILE, MOST_FAILURES, KeyLockedError
-from fedmr.privacy.packing import CIPHERTEXTS, HEADER, Encrypted, Packing, Sum, layout_of
+from fedmr.flare.he import PackedAggregator, PackedPersistor
+from fedmr.privacy.packing import CIPHERTEXTS, HEADER, Packing
 from fedmr.utils.errors import UnsafeError
-from server import Server
-
-LIMITS = {"learning_rate": 1e-2}
-MODEL = {"w": np.ones((50, 7), np.float32), "b": np.zeros((), np.float32)}
-STEPS = {"site-1": 3, "site-2": 50, "site-3": 7}
-SITES = tuple(STEPS)
-ROUNDS = 3
-
-
-class Site:
-    """A site with the filters of the job, as FLARE applies them; its training adds noise that depends on the round.
-
-    `spoil` changes what training gave, `sent` what the filters gave.
-    """
-
-    def __init__(self, folder, name, *, number=0, spoil=None, sent=None):
-        for file, content in he_context.contexts(number).items():
-            (folder / file).write_bytes(content)
-        SecurityContentService.security_content_manager = SecurityContentManager(str(folder))  # one per process
-        self.name, self.spoil, self.sent, self.local = name, spoil, sent, folder / name
-        self.local.mkdir(exist_ok=True)
-        self.decryptor, self.guard, self.encryptor = PackedDecryptor(), SiteGuard(LIMITS), PackedEncryptor()
-        self.models = []
-        self.fl_ctx = FLContext()
-        self.fl_ctx.set_prop(ReservedKey.IDENTITY_NAME, name)
-        self.fl_ctx.set_prop(FLContextKey.SECURE_MODE, False)
-        workspace = SimpleNamespace(get_site_config_dir=lambda: str(self.local))
-        engine = SimpleNamespace(get_workspace=lambda: workspace, fire_event=lambda *_: None)
-        self.fl_ctx.set_prop(ReservedKey.ENGINE, engine, private=True)
-        self.fl_ctx.set_prop(FLContextKey.TASK_NAME, AppConstants.TASK_TRAIN)
-        self.fire(EventType.START_RUN)
-
-    def fire(self, event):
-        for one in (self.decryptor, self.guard, self.encryptor):
-            one.handle_event(event, self.fl_ctx)
-
-    def __call__(self, message: Shareable) -> Shareable:
-        number = message.get_header(AppConstants.CURRENT_ROUND)
-        task = self.decryptor.process(message, self.fl_ctx)
-        self.models.append(from_shareable(task).data)
-        self.fl_ctx.set_prop(FLContextKey.TASK_DATA, task, private=True, sticky=False)
-        self.fire(EventType.BEFORE_TASK_EXECUTION)
-        reply = train(self.name, number)
-        reply = self.spoil(reply) or reply if self.spoil else reply
-        for one in (self.guard, self.encryptor):
-            reply = one.process(reply, self.fl_ctx)
-        return self.sent(reply) or reply if self.sent else reply
-
-
-def train(name, number):
-    rng = np.random.default_rng([SITES.index(name), number])
-    update = {n: np.asarray(rng.normal(size=v.shape) * 1e-3, np.float32) for n, v in MODEL.items()}
-    meta = {MetaKey.NUM_STEPS_CURRENT_ROUND: STEPS[name], MetaKey.INITIAL_METRICS: {"psnr": 30.0 + number}}
-    return DXO(DataKind.WEIGHT_DIFF, data=update, meta=meta).to_shareable()
-
-
-def serve(folder, sites, *, min_sites=2, rounds=ROUNDS, guard=True, model=MODEL):
-    """A finished server, and its model as a site decrypts it."""
-    filters = [ServerGuard(LIMITS, min_sites, DataKind.WEIGHTS, encrypted=True)] if guard else []
-    server = Server(folder / "server", sites, *filters, aggregator=PackedAggregator(), rounds=rounds)
-    weights = server.train(model)
-    return server, weights
-
-
-def decrypted(server, site):
-    learnable = server._global_weights
-    message = DXO(DataKind.WEIGHTS, learnable[ModelLearnableKey.WEIGHTS], learnable[ModelLearnableKey.META])
-    return from_shareable(site.decryptor.process(message.to_shareable(), site.fl_ctx)).data
-
-
-def make_sites(folder, names=SITES, **changes):
-    folder.mkdir(exist_ok=True)
-    return {name: Site(folder, name, **changes.get(name, {})) for name in names}
-
-
-def plain(folder, names=SITES):
-    """The same federation without encryption."""
-    answers = {name: lambda message, n=name: train(n, message.get_header(AppConstants.CURRENT_ROUND)) for name in names}
-    bounds = {"weight": 1e9}  # ciphertexts count by the steps that come with them
-    return Server(folder / "plain", answers, aggregator=WeightedAggregator(bounds), rounds=ROUNDS).train(MODEL)
-
-
-def same(a, b, atol=1e-6):
-    return all(np.allclose(a[name], b[name], rtol=0, atol=atol) for name in MODEL)
-
-
-def begin(site, number=0):
-    """The first round's training at a site, before its filters."""
-    task = DXO(DataKind.WEIGHTS, dict(MODEL)).to_shareable()
-    site.fl_ctx.set_prop(FLContextKey.TASK_DATA, task, private=True, sticky=False)
-    site.fire(EventType.BEFORE_TASK_EXECUTION)
-    return train(site.name, number)
-
-
-def addressed(name, message):
-    """As the server receives it."""
-    message.set_peer_props({ReservedKey.IDENTITY_NAME: name})
-    message.add_cookie(AppConstants.CONTRIBUTION_ROUND, 0)
-    return message
-
-
-def reply(site):
-    """A site's encrypted update, as the server receives it."""
-    return addressed(site.name, site.encryptor.process(begin(site), site.fl_ctx))
-
-
-def round_context(model=None):
-    fl_ctx = FLContext()
-    fl_ctx.set_prop(AppConstants.GLOBAL_MODEL, model or make_model_learnable(dict(MODEL), {}), private=True)
-    fl_ctx.set_prop(AppConstants.CURRENT_ROUND, 0, private=True)
-    return fl_ctx
+from he_federation import (
+    MODEL,
+    ROUNDS,
+    SITES,
+    STEPS,
+    Site,
+    addressed,
+    begin,
+    decrypted,
+    make_sites,
+    plain,
+    reply,
+    round_context,
+    same,
+    serve,
+    train,
+)
 
 
 @pytest.fixture(scope="module")
@@ -346,117 +246,3 @@ def test_the_persistor_saves_and_loads_the_encrypted_model_and_says_that_it_is(t
     again = PackedPersistor(model=net, source_ckpt_file_full_name=str(tmp_path / "FL_global_model.pt"))
     again.handle_event(EventType.START_RUN, fl_ctx)
     assert again.load(fl_ctx)[ModelLearnableKey.WEIGHTS] == {CIPHERTEXTS: [b"\1"]}
-
-
-def model_of(kits, change=lambda model: model):
-    """An encrypted global model as the server sends it, changed."""
-    total = Sum(layout_of(MODEL), Packing())
-    for site in kits.values():
-        total.add(Encrypted.from_parts(*_parts(from_shareable(reply(site)))))
-    model = change(total.result())
-    meta = {MetaKey.PROCESSED_ALGORITHM: "BFV", HEADER: model.header()}
-    return DXO(DataKind.WEIGHTS, {CIPHERTEXTS: model.ciphertexts}, meta)
-
-
-def _parts(dxo):
-    return dxo.data, dxo.meta[HEADER]
-
-
-def answer(site, dxo):
-    """All that the server learns of what a site does with a model: an exception's type and text, or weights."""
-    try:
-        return from_shareable(site.decryptor.process(dxo.to_shareable(), site.fl_ctx)).data
-    except Exception as error:
-        return type(error).__name__, str(error)
-
-
-def damaged(model):
-    content = bytearray(model.ciphertexts[0])
-    content[-1] ^= 255
-    return dataclasses.replace(model, ciphertexts=[bytes(content), *model.ciphertexts[1:]])
-
-
-LIES = {
-    "fewer steps": lambda m: dataclasses.replace(m, steps=1),
-    "more steps": lambda m: dataclasses.replace(m, steps=m.steps + 1),
-    "steps beyond all sites": lambda m: dataclasses.replace(m, steps=10**9),
-    "another resolution": lambda m: dataclasses.replace(m, packing=Packing(resolution=2e-3, clip=8000.0)),
-    "another clip": lambda m: dataclasses.replace(m, packing=Packing(clip=4.0)),
-    "another layout": lambda m: dataclasses.replace(m, layout={"w": [351]}),
-    "variables swapped": lambda m: dataclasses.replace(m, layout=dict(reversed(m.layout.items()))),
-    "damaged": damaged,
-    "garbage": lambda m: dataclasses.replace(m, ciphertexts=[b"x"]),
-    "another key's name": lambda m: dataclasses.replace(m, key="0123456789abcdef"),
-}
-
-
-@pytest.fixture
-def fresh(tmp_path):
-    """Sites that have received the first round's model."""
-    sites = make_sites(tmp_path / "kit")
-    for site in sites.values():
-        assert answer(site, DXO(DataKind.WEIGHTS, dict(MODEL)))
-    return sites
-
-
-def test_an_honest_model_is_decrypted_however_often(fresh):
-    dxo = model_of(fresh)
-    for _ in range(2 * MOST_FAILURES):
-        assert set(answer(fresh["site-1"], dxo)) == set(MODEL)
-
-
-def test_whatever_the_server_changes_the_site_gives_one_and_the_same_answer(fresh):
-    honest = model_of(fresh)
-    plain = {
-        "plaintext": DXO(DataKind.WEIGHTS, {name: value + 1 for name, value in MODEL.items()}),
-        "no weights": DXO(DataKind.METRICS, {"psnr": 1.0}),
-        "another algorithm": DXO(DataKind.WEIGHTS, honest.data, honest.meta | {MetaKey.PROCESSED_ALGORITHM: "X"}),
-    }
-    lies = plain | {name: model_of(fresh, change=lie) for name, lie in LIES.items()}
-    answers = {}
-    for name, dxo in lies.items():
-        site = fresh["site-1"]
-        answers[name] = answer(site, dxo)
-        (site.local / FAILURES_FILE).unlink()
-    assert set(answers.values()) == {("ContentBlockedException", "the site refuses the model")}, answers
-
-
-def test_after_some_refusals_the_site_keeps_its_key_to_itself_until_its_owner_acts(fresh, tmp_path):
-    site, honest, lie = fresh["site-1"], model_of(fresh), model_of(fresh, change=damaged)
-    for _ in range(MOST_FAILURES):
-        assert answer(site, lie)[0] == "ContentBlockedException"
-    for dxo in (honest, lie, honest):
-        assert answer(site, dxo)[0] == KeyLockedError.__name__
-    again = Site(tmp_path / "kit", "site-1")  # another job, another process
-    assert answer(again, honest)[0] == KeyLockedError.__name__
-    (site.local / FAILURES_FILE).write_text("damaged")
-    assert answer(again, honest)[0] == KeyLockedError.__name__
-    (site.local / FAILURES_FILE).unlink()
-    assert set(answer(again, honest)) == set(MODEL)
-
-
-def test_a_server_that_tries_ciphertexts_of_its_own_gets_few_answers(fresh):
-    """The reaction attack took 6,805."""
-    site, rng, told = fresh["site-1"], np.random.default_rng(0), 0
-    content = model_of(fresh)
-    for _ in range(50):
-        forged = bytearray(content.data[CIPHERTEXTS][0])
-        forged[int(rng.integers(100, len(forged)))] ^= int(rng.integers(1, 256))
-        said = answer(site, DXO(DataKind.WEIGHTS, {CIPHERTEXTS: [bytes(forged)]}, content.meta))
-        told += said[0] == "ContentBlockedException"
-    assert told == MOST_FAILURES
-
-
-def test_the_first_plaintext_model_may_come_again_and_no_other(fresh):
-    site = fresh["site-1"]
-    assert answer(site, DXO(DataKind.WEIGHTS, dict(MODEL))).keys() == MODEL.keys()
-    assert set(answer(site, model_of(fresh))) == set(MODEL)
-    other = DXO(DataKind.WEIGHTS, {"w": MODEL["w"] * 1.01, "b": MODEL["b"]})
-    assert answer(site, other) == ("ContentBlockedException", "the site refuses the model")
-
-
-def test_metrics_beside_an_encrypted_update_leave_rounded(kits):
-    dxo = from_shareable(begin(kits["site-1"]))
-    dxo.meta[MetaKey.INITIAL_METRICS] = {"psnr": 31.23456789}
-    sent = from_shareable(kits["site-1"].encryptor.process(dxo.to_shareable(), kits["site-1"].fl_ctx))
-    assert sent.meta[MetaKey.INITIAL_METRICS] == {"psnr": 31.23}

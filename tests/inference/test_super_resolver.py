@@ -15,6 +15,7 @@ from landmarks import AFFINES, GRIDS, ORIENTATIONS, blob, model, place
 from phantoms import phantom
 
 
+@pytest.mark.release
 @pytest.mark.parametrize(("degradation", "scale"), [("truncation", 2), ("bicubic", 3)])
 @pytest.mark.parametrize("kind", AFFINES)
 def test_a_landmark_stays_at_its_place_in_the_world_in_all_48_orientations(degradation, scale, kind):
