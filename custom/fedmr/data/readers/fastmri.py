@@ -12,12 +12,12 @@ from typing import Any
 
 import h5py
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from fedmr.data.images import Image
 from fedmr.data.readers import Found, Scan, contrast_of
 from fedmr.data.readers.hdf5_content import check_companions, check_own
+from fedmr.data.readers.kspace_layouts import ismrmrd_names, layout_of, read_kspace, text_of
 from fedmr.utils.errors import DataError
 
 SUFFIXES = (".h5", ".hdf5")
@@ -25,6 +25,7 @@ _SLICE_THICKNESS = 5.0  # mm where the file states none: more than 1 mm in the p
 _HOLES = 0.01  # share of unmeasured points that is still chance: raw data in whole numbers hold zeros
 _PADDED = 0.5  # share of an axis that must be measured: partial Fourier reads more than half
 _DIFFERENCE = 1e-3  # relative difference to the stored reconstruction that is worth a word
+_SINGLE = "reconstruction_esc"  # of single-coil files
 _FULLY = "Give fully sampled data, as in fastMRI's train and val folders"
 
 
@@ -40,9 +41,8 @@ def find(files: Sequence[Path], root: Path, *, masked: bool = False) -> Found:
     for path in sorted(path for path in files if path.suffix.lower() in SUFFIXES):
         try:
             with _opened(path, masked=masked) as handle:
-                patient = _text(handle.attrs.get("patient_id", "")) or path.stem
-                contrast = contrast_of(_text(handle.attrs.get("acquisition", "")))
-            found.scans.append(Scan((path,), patient, contrast))
+                patient, acquisition = _person(handle)
+            found.scans.append(Scan((path,), patient or path.stem, contrast_of(acquisition)))
         except DataError as error:
             found.problems.append(str(error))
     return found
@@ -67,30 +67,17 @@ def read(scan: Scan, *, masked: bool = False) -> Image:
         DataError: not finite, damaged, not this layout, or with a mask though not `masked`; with the remedy.
     """
     path = scan.files[0]
-    notes = []
     with _opened(path, masked=masked) as handle:
-        kspace = handle["kspace"][()].astype(np.complex64, copy=False)
-        kspace = kspace[:, None] if kspace.ndim == 3 else kspace
+        kspace, header, voxel = read_kspace(handle, path)
         if (mask := _mask(handle, path)) is not None:
             kspace = np.where(mask, kspace, 0)
-        name = "reconstruction_rss" if handle["kspace"].ndim == 4 else "reconstruction_esc"
+        name = "reconstruction_rss" if handle.get("kspace") is None or handle["kspace"].ndim > 3 else _SINGLE
         stored = handle[name][()] if name in handle else None
-        header = _text(handle["ismrmrd_header"][()]) if "ismrmrd_header" in handle else ""
-        if not masked and not _text(handle.attrs.get("patient_id", "")):
-            notes.append("it names no patient_id; the file counts as a patient of its own")
-    for number, coils in enumerate(kspace):
-        if not np.isfinite(coils).all():
-            raise DataError(
-                f"{path}, slice {number}, holds values that are NaN or infinite; repair or leave out this file"
-            )
-    gaps = {number: gap for number, coils in enumerate(kspace) if not masked and (gap := under_sampling(coils))}
-    if gaps:
-        first, gap = next(iter(gaps.items()))
-        notes.append(
-            f"the k-space of {len(gaps)} of its {len(kspace)} slices is under-sampled (slice {first}: {gap}); its "
-            f"image is zero-filled, no reference for reconstruction. {_FULLY}"
-        )
+        named = bool(_person(handle)[0])
+    notes = [] if masked or named else ["it names no patient_id; the file counts as a patient of its own"]
+    notes += _check_values(kspace, path, masked=masked)
     matrix, spacing = _geometry(header, kspace.shape[-2:], path)
+    spacing = spacing or voxel
     if spacing is None:
         spacing = 1.0, 1.0, _SLICE_THICKNESS
         notes.append("its voxel size is not known, for it has no usable ismrmrd_header; 1 x 1 mm is assumed")
@@ -99,6 +86,30 @@ def read(scan: Scan, *, masked: bool = False) -> Image:
     if stored is not None and not masked:
         notes += _compare(pictures, stored, name)
     return Image(pictures.transpose(2, 1, 0), np.diag([*spacing, 1.0]), kspace, tuple(notes))
+
+
+def _person(handle: h5py.File) -> tuple[str, str]:
+    """Return patient and acquisition that a file names, "" where it names none."""
+    if "dataset" in handle:
+        return ismrmrd_names(handle)
+    return text_of(handle.attrs.get("patient_id", "")), text_of(handle.attrs.get("acquisition", ""))
+
+
+def _check_values(kspace: NDArray[np.complex64], path: Path, *, masked: bool) -> list[str]:
+    """Refuse k-space (S, C, H, W) that is not finite; return a note where it has gaps that no mask explains."""
+    for number, coils in enumerate(kspace):
+        if not np.isfinite(coils).all():
+            raise DataError(
+                f"{path}, slice {number}, holds values that are NaN or infinite; repair or leave out this file"
+            )
+    gaps = {number: gap for number, coils in enumerate(kspace) if not masked and (gap := under_sampling(coils))}
+    if not gaps:
+        return []
+    first, gap = next(iter(gaps.items()))
+    return [
+        f"the k-space of {len(gaps)} of its {len(kspace)} slices is under-sampled (slice {first}: {gap}); its "
+        f"image is zero-filled, no reference for reconstruction. {_FULLY}"
+    ]
 
 
 @contextmanager
@@ -121,22 +132,8 @@ def _opened(path: Path, *, masked: bool) -> Iterator[h5py.File]:
 
 def _check_layout(handle: h5py.File, path: Path) -> None:
     check_own(handle, path)
-    kspace = handle.get("kspace")
-    if not isinstance(kspace, h5py.Dataset):
-        held = ", ".join(sorted(handle)) or "nothing"
-        raise DataError(f"{path} has no dataset kspace, only {held}. Give the raw data, or the images as NIfTI")
-    if kspace.dtype.kind != "c":
-        raise DataError(f"{path}: kspace is {kspace.dtype}, not complex. Give the raw data as complex64")
-    if kspace.ndim not in (3, 4) or 0 in kspace.shape:
-        raise DataError(
-            f"{path}: kspace has shape {kspace.shape}; (slices, coils, height, width) is needed, or without coils"
-        )
-    if kspace.size * 8 > psutil.virtual_memory().available // 2:
-        raise DataError(
-            f"{path}: kspace has shape {kspace.shape}, {kspace.size * 8 / 2**30:.0f} GiB, too much for this machine's "
-            "memory. Split it by slices"
-        )
-    check_companions(handle, path)
+    if layout_of(handle, path) != "ismrmrd":
+        check_companions(handle, path)
 
 
 def _mask(handle: h5py.File, path: Path) -> NDArray[np.bool_] | None:
@@ -150,10 +147,6 @@ def _mask(handle: h5py.File, path: Path) -> NDArray[np.bool_] | None:
             "Copy the file again"
         )
     return mask
-
-
-def _text(value: Any) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def under_sampling(coils: NDArray[np.complex64]) -> str:

@@ -19,7 +19,9 @@ def check_own(handle: h5py.File, path: Path) -> None:
     Raises:
         DataError: naming the entry.
     """
-    for name in ("kspace", *_COMPANIONS):
+    for name in ("kspace", *_COMPANIONS, "dataset", "dataset/data", "dataset/xml"):
+        if "/" in name and not isinstance(handle.get("dataset"), h5py.Group):
+            continue
         link = handle.get(name, getlink=True)
         if link is not None and not isinstance(link, h5py.HardLink):
             raise DataError(f"{path}: {name} is a link to elsewhere, which is not followed. {_REMEDY}")
