@@ -3,10 +3,10 @@
 import nibabel as nib
 import numpy as np
 import pytest
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
 from pydicom.uid import generate_uid
 
-from dicom_files import Series, enhanced, save, write_classic
+from dicom_files import PATIENT_NAME, Series, enhanced, save, write_classic
 from fedmr.checkpoints.model_file import save_model
 from fedmr.inference.infer import infer
 from fedmr.inference.super_resolver import Options
@@ -136,3 +136,81 @@ def test_a_header_that_cannot_be_written_is_refused_before_anything_is_computed(
         infer(saved, tmp_path / "in", tmp_path / "out", progress=lambda *values: steps.append(values))
     assert steps == []
     assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_volume_of_a_series_stays_empty_and_the_others_are_done(saved, tmp_path):
+    voxels = np.stack([phantom(n, (24, 20, 3)) * (n not in (0, 2)) for n in range(4)], axis=-1)
+    outcome = infer(saved, write(tmp_path / "a.nii", voxels), tmp_path / "b.nii")
+    result = nib.load(tmp_path / "b.nii").get_fdata()
+    assert [bool(result[..., n].any()) for n in range(4)] == [False, True, False, True]
+    assert any("2 of its 4 volumes hold nothing but 0" in note for note in outcome.notes)
+    single = infer(saved, write(tmp_path / "c.nii", voxels[..., 1]), tmp_path / "d.nii")
+    assert np.array_equal(nib.load(tmp_path / "d.nii").get_fdata(), result[..., 1])
+    assert single.problems == []
+    with pytest.raises(DataError, match="constant or has no positive"):
+        infer(saved, write(tmp_path / "e.nii", 0 * voxels), tmp_path / "f.nii")
+
+
+@pytest.mark.parametrize("sizes", [(-1, -1, -1), (1, 1, -1), (-1, 1, 4)])
+def test_a_voxel_size_that_is_left_open_is_that_of_the_sform(saved, tmp_path, sizes):
+    path = write(tmp_path / "a.nii", phantom(0, (24, 20, 3)))
+    raw = bytearray(path.read_bytes())
+    raw[80:92] = np.array(sizes, "<f4").tobytes()  # pixdim[1:4]
+    path.write_bytes(raw)
+    infer(saved, path, tmp_path / "b.nii")
+    assert np.allclose(np.linalg.norm(nib.load(tmp_path / "b.nii").affine[:3, :3], axis=0), (0.5, 0.5, 4))
+    raw[254:256] = bytes(2)  # no sform
+    path.write_bytes(raw)
+    with pytest.raises(DataError, match="voxel sizes"):
+        infer(saved, path, tmp_path / "c.nii")
+
+
+SECRETS = ("Doe", "Jane", "4711", "0815", "19700101", "20240131", "Elsewhere", "Main Street", "House", "Ratched", "MR1")
+
+
+@pytest.mark.parametrize("multiframe", [False, True])
+def test_a_result_without_its_person_holds_the_image_and_nothing_of_the_person(saved, tmp_path, multiframe):
+    series = Series(shape=(20, 18, 3), tags={"ImageComments": "Jane Doe", "ProtocolName": "Doe", "StudyID": "4711"})
+    if multiframe:
+        dataset = enhanced(series)
+        item = Dataset()
+        item.PatientName, item.PerformedProcedureStepDescription = PATIENT_NAME, "Jane Doe"
+        dataset.ReferencedPerformedProcedureStepSequence = [item]
+        dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].add_new(0x00091001, "LO", "Jane Doe")
+        save(dataset, tmp_path / "in" / "a.dcm")
+    else:
+        write_classic(tmp_path / "in", series)
+    infer(saved, tmp_path / "in", tmp_path / "whole")
+    infer(saved, tmp_path / "in", tmp_path / "clean", options=Options(deidentify=True))
+    for path in sorted((tmp_path / "clean").iterdir()):
+        clean, whole = dcmread(path), dcmread(tmp_path / "whole" / path.name)
+        text = path.read_bytes().decode("latin-1")
+        assert [word for word in SECRETS if word in text.replace("FedMR1", "")] == []
+        assert [uid for uid in (series.uid, str(whole.StudyInstanceUID)) if uid in text] == []
+        assert np.array_equal(clean.pixel_array, whole.pixel_array)
+        assert clean.PatientIdentityRemoved == "YES"
+        for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "EchoTime", "Rows"):
+            assert clean.get(name) == whole.get(name)
+    found = infer(saved, tmp_path / "clean", tmp_path / "again")
+    assert found.problems == []
+
+
+def test_burned_in_text_is_noted_and_refused_where_the_person_must_go(saved, tmp_path):
+    tags = {"BurnedInAnnotation": "YES", "RecognizableVisualFeatures": "YES"}
+    write_classic(tmp_path / "in", Series(shape=(20, 18, 3), tags=tags))
+    notes = infer(saved, tmp_path / "in", tmp_path / "out").notes
+    assert [any(word in note for note in notes) for word in ("burned into", "face can be recognised")] == [True, True]
+    with pytest.raises(DataError, match="text burned into its pixels"):
+        infer(saved, tmp_path / "in", tmp_path / "clean", options=Options(deidentify=True))
+    assert not (tmp_path / "clean").exists()
+
+
+def test_the_texts_of_a_nifti_header_go(saved, tmp_path):
+    path = write(tmp_path / "a.nii", phantom(0, (24, 20, 3)))
+    image = nib.load(path)
+    image.header["descrip"], image.header["db_name"] = b"Jane Doe", b"Doe"
+    image.header["aux_file"], image.header["intent_name"] = b"Doe.txt", b"Doe"
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), None, image.header), tmp_path / "b.nii")
+    infer(saved, tmp_path / "b.nii", tmp_path / "c.nii", options=Options(deidentify=True))
+    assert b"Doe" not in (tmp_path / "c.nii").read_bytes()
+    assert b"FedMR" in bytes(nib.load(tmp_path / "c.nii").header["descrip"])

@@ -27,6 +27,9 @@ class _Inference:
     fast: Annotated[bool, typer.Option("--fast", help="16-bit arithmetic, where the hardware has it.")] = False
     tile: Annotated[int, typer.Option(help="Side of tiles in LR pixels; chosen by memory by default.")] = 0
     device: Annotated[str, typer.Option(help="cpu or cuda; the GPU by default, where there is one.")] = ""
+    deidentify: Annotated[
+        bool, typer.Option("--deidentify", help="Leave person, dates and places out of the result; pixels stay.")
+    ] = False
 
 
 @grouped
@@ -58,7 +61,7 @@ def infer(
     from fedmr.inference.infer import infer as infer_scans
     from fedmr.inference.super_resolver import Options
 
-    options = Options(how.plane, how.data_consistency, how.tile, not how.fast, how.device)
+    options = Options(how.plane, how.data_consistency, how.tile, not how.fast, how.device, how.deidentify)
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console, transient=True) as bar:
         task = bar.add_task("", total=None)
 

@@ -145,6 +145,9 @@ def _check_header(path: Path, stored: Any) -> None:
     with opener(path) as handle:
         # nibabel mends impossible voxel sizes while loading; what the file says must be seen
         sizes = type(stored.header).from_fileobj(handle, check=False)["pixdim"][1:4]
+    if int(stored.header.get("sform_code", 0)) > 0:
+        # writers that leave a size open put -1 there; the sform then says it
+        sizes = np.where(sizes == -1, np.linalg.norm(stored.affine[:3, :3], axis=0), sizes)
     if not (np.isfinite(sizes).all() and (sizes[: min(len(shape), 3)] > 0).all()):
         raise DataError(
             f"{path} states voxel sizes of {', '.join(f'{s:g}' for s in sizes)} mm; all must be above 0. "

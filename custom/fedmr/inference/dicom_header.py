@@ -93,6 +93,7 @@ class Series:
         finer_slices: whether it has more slices than the source.
         uid: SeriesInstanceUID.
         time: when it was made.
+        deidentify: whether the person is left out.
     """
 
     derivation: Derivation
@@ -100,6 +101,7 @@ class Series:
     finer_slices: bool
     uid: str
     time: datetime
+    deidentify: bool = False
 
 
 def derived_object(part: Sequence[Slice], series: Series) -> Dataset:

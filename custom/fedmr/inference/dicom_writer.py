@@ -23,6 +23,7 @@ from fedmr.data.images import Image, check
 from fedmr.data.readers import Scan, dicom
 from fedmr.data.readers.dicom_stack import Frame, frames_of, in_order, quiet
 from fedmr.hospital.conversion import label
+from fedmr.inference.deidentify import check_pixels, deidentified
 from fedmr.inference.dicom_header import Derivation, Series, Slice, derived_object, is_enhanced
 from fedmr.inference.super_resolver import PLANES, SuperResolver
 from fedmr.physics.degradation import scale_text
@@ -66,9 +67,12 @@ def super_resolve_series(
     with quiet():
         frames, _ = in_order([frame for path in scan.files for frame in frames_of(path)], name)
     derivation = _derivation(resolver, plane)
+    if options.deidentify:
+        check_pixels(frames)
     _rehearse(frames, derivation)
     result, step = resolver(image, plane=plane, progress=progress)
-    clipped = write_series(target, result, step, frames, derivation=derivation, spread=options.data_consistency)
+    how = {"spread": options.data_consistency, "deidentify": options.deidentify}
+    clipped = write_series(target, result, step, frames, derivation=derivation, **how)
     return [*notes, f"{clipped} voxels lie beyond 16 bits and were clipped to their limits"] if clipped else notes
 
 
@@ -113,6 +117,7 @@ def write_series(
     *,
     derivation: Derivation,
     spread: bool = False,
+    deidentify: bool = False,
 ) -> int:
     """Write a series into a folder that takes its name only when it is complete.
 
@@ -126,6 +131,7 @@ def write_series(
         frames: images of the source in the order of its slices.
         derivation: what was done.
         spread: use a slope and intercept that spread the values over all of 16 bits.
+        deidentify: leave out the person.
 
     Returns:
         number of voxels that lay beyond 16 bits and were clipped.
@@ -135,7 +141,7 @@ def write_series(
         OSError: the result cannot be written.
     """
     x, y, z = image.spacing
-    series = Series(derivation, (y, x, z), bool(step[2, 2] != 1), generate_uid(None), datetime.now())
+    series = Series(derivation, (y, x, z), bool(step[2, 2] != 1), generate_uid(None), datetime.now(), deidentify)
     clipped = 0
     with replace_folder(folder) as passing, quiet():
         for number, part in enumerate(_parts(_slices(image, step, frames, spread)), start=1):
@@ -151,7 +157,8 @@ def is_series(folder: Path) -> bool:
 
 def _save(part: Sequence[Slice], series: Series, place: Path | BytesIO) -> None:
     try:
-        derived_object(part, series).save_as(place, enforce_file_format=True)
+        result = derived_object(part, series)
+        (deidentified(result) if series.deidentify else result).save_as(place, enforce_file_format=True)
     except OSError:
         raise
     except Exception as error:  # pydicom raises whatever a damaged header leads it to

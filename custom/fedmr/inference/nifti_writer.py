@@ -75,27 +75,45 @@ def super_resolve_nifti(
     image = read_nifti(source)
     stored = load_nifti(source)
     storage = _storage(stored, resolver.options.data_consistency)
-    series = image.voxels.shape[3:]
     if image.voxels.size == 0:
         raise DataError(f"{source} has shape {image.voxels.shape}: it holds no voxel. Convert it again")
-    notes: list[str] = []
-    output: NDArray[Any] = np.empty(0)
-    for number, index in enumerate(np.ndindex(series)):
-        volume, filled = _without_nan(Image(image.voxels[(..., *index)], image.affine, notes=image.notes))
-        name = f"volume {number + 1} of {source}" if series else source
-        finer = grid_note(volume) if number == 0 else []
-        notes += [*filled, *check(volume, name, least_side=resolver.least_side), *finer]
-        result, step = resolver(volume, progress=partial(_advance, progress, number, int(np.prod(series))))
-        if number == 0:
-            check_memory((*result.voxels.shape, *series), storage.dtype.itemsize)
-            output = np.empty((*result.voxels.shape, *series), storage.dtype)
-        output[(..., *index)] = storage.store(result.voxels)
+    output, step, notes = _volumes(resolver, image, source, storage, progress)
     if storage.clipped:
         notes.append(f"{storage.clipped} voxels lie beyond what {storage.dtype} holds and were clipped to its limits")
     finished = _with_header(output, stored, step, scale_text(resolver.task.scale))
     finished.header.set_slope_inter(storage.slope, storage.inter)
+    if resolver.options.deidentify:
+        _clear_texts(finished.header)
     write_atomically(target, lambda handle: write_nifti(finished, handle, packed=target.suffix.lower() == ".gz"))
     return list(dict.fromkeys(notes))
+
+
+def _volumes(
+    resolver: SuperResolver, image: Image, source: Path, storage: Storage, progress: Callable[[int, int], None]
+) -> tuple[NDArray[Any], NDArray[np.float64], list[str]]:
+    """Super-resolve the volumes of an image one by one; of a series, one that is all 0 stays so.
+
+    Returns:
+        voxels as stored, of as many dimensions; the map from their indices to those of the input; notes for people.
+    """
+    series = image.voxels.shape[3:]
+    total, notes = int(np.prod(series)), list[str]()
+    empty = {index for index in np.ndindex(series) if series and not np.any(image.voxels[(..., *index)])}
+    chosen = [(number, index) for number, index in enumerate(np.ndindex(series)) if index not in empty]
+    output: NDArray[Any] = np.empty(0)
+    for done, (number, index) in enumerate(chosen or [(0, next(np.ndindex(series)))]):
+        volume, filled = _without_nan(Image(image.voxels[(..., *index)], image.affine, notes=image.notes))
+        name = f"volume {number + 1} of {source}" if series else source
+        finer = grid_note(volume) if done == 0 else []
+        notes += [*filled, *check(volume, name, least_side=resolver.least_side), *finer]
+        result, step = resolver(volume, progress=partial(_advance, progress, number, total))
+        if not output.size:
+            check_memory((*result.voxels.shape, *series), storage.dtype.itemsize)
+            output = np.full((*result.voxels.shape, *series), storage.store(np.zeros(1, np.float32))[0])
+        output[(..., *index)] = storage.store(result.voxels)
+    if empty:
+        notes.append(f"{len(empty)} of its {total} volumes hold nothing but 0 and stay so")
+    return output, step, notes
 
 
 def _advance(progress: Callable[[int, int], None], number: int, total: int, done: int, slices: int) -> None:
@@ -148,6 +166,14 @@ def _with_header(voxels: NDArray[Any], stored: Any, step: NDArray[np.float64], s
     made = f"super-resolved x{scale} by FedMR {__version__}; ".encode()
     header["descrip"] = (made + bytes(old["descrip"]))[: header["descrip"].itemsize - 1]
     return type(stored)(voxels, None, header)
+
+
+def _clear_texts(header: Any) -> None:
+    """Empty what a header holds in words, but for what this program wrote."""
+    header["descrip"] = bytes(header["descrip"]).partition(b"; ")[0]
+    for name in ("aux_file", "intent_name", "db_name"):
+        if name in list(header):
+            header[name] = b""
 
 
 def write_nifti(image: Any, handle: IO[bytes], *, packed: bool) -> None:

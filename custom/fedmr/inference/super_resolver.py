@@ -36,6 +36,7 @@ class Options:
         tile: side of tiles in LR pixels, 0 for whole slices where memory allows.
         exact: 32-bit arithmetic throughout; else faster, see `tiles.SliceNetwork`.
         device: "cpu", "cuda", or "" for the GPU where there is one.
+        deidentify: leave the person, dates, places and free text out of the result's header.
     """
 
     plane: str = ""
@@ -43,6 +44,7 @@ class Options:
     tile: int = 0
     exact: bool = True
     device: str = ""
+    deidentify: bool = False
 
     def __post_init__(self) -> None:
         for name, known in (("plane", [*PLANES]), ("device", ["cpu", "cuda"])):

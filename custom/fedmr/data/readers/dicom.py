@@ -45,6 +45,10 @@ _NOBODY = (
     "has neither PatientID nor PatientName, so that scans of one patient could get into training and test. "
     "Fill in PatientID; a pseudonym will do. Or give --patient-pattern or --patients"
 )
+_SHOWS = {
+    "BurnedInAnnotation": "its header says that text is burned into its pixels, which may name the patient",
+    "RecognizableVisualFeatures": "its header says that a face can be recognised in it",
+}
 # Files from before 1993, and some exports, begin with group 0008 or 0002 and not with "DICM" after 128 bytes.
 _FIRST_GROUPS = (b"\x08\x00", b"\x02\x00", b"\x00\x08", b"\x00\x02")
 
@@ -123,7 +127,12 @@ def read(scan: Scan) -> Image:
         frames, affine = in_order([frame for path in scan.files for frame in frames_of(path)], name)
         pixels = np.stack([frame.pixels() for frame in frames], axis=-1)
         lossy = any(frame.dataset.get("LossyImageCompression") == "01" for frame in frames)
-    notes = ("its images were compressed with loss (JPEG or the like) before they were exported",) if lossy else ()
+    notes: tuple[str, ...] = (
+        ("its images were compressed with loss (JPEG or the like) before they were exported",) if lossy else ()
+    )
+    notes += tuple(
+        text for tag, text in _SHOWS.items() if any(str(f.dataset.get(tag, "")).upper() == "YES" for f in frames)
+    )
     columns, rows = acquired_shares(frames[0])
     return Image(pixels.swapaxes(0, 1), affine, notes=notes, acquired=(columns, rows, 1.0))
 
