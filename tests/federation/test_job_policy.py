@@ -104,3 +104,27 @@ def test_a_config_of_another_format_is_refused(config):
     folder = config()
     (folder / CLIENT_CONFIG.name).rename(folder / "config_fed_client.yml")
     assert "neither" in problems_of(folder, Policy())[0]
+
+
+def test_a_class_path_that_is_not_allowed_is_refused_with_the_line_to_add(config):
+    def other_network(client):
+        learner = next(c for c in client["components"] if c["id"] == "learner")
+        learner["args"]["task"]["network"] = {"_target_": "stranger.Tiny", "scale": 2}
+
+    folder = config("mscan_fedavg", other_network)
+    problem = problems_of(folder, Policy())[0]
+    assert "class stranger.Tiny is not allowed" in problem
+    assert '"classes": ["stranger.Tiny"] in local/fedmr_policy.json' in problem
+    assert problems_of(folder, Policy(classes=("stranger.Tiny",))) == []
+    custom = folder.parent / "custom"
+    custom.mkdir(exist_ok=True)
+    (custom / "stranger.py").write_text("")  # FLARE has let the job's code in
+    assert problems_of(folder, Policy()) == []
+
+
+def test_a_network_of_monai_needs_no_line(config):
+    def network(client):
+        learner = next(c for c in client["components"] if c["id"] == "learner")
+        learner["args"]["task"]["network"] = {"_target_": "monai.networks.nets.SegResNet", "scale": 2}
+
+    assert problems_of(config("mscan_fedavg", network), Policy()) == []

@@ -1,5 +1,6 @@
 import importlib
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from fedmr.federation.render import (
 )
 from fedmr.flare.robust import RobustAggregator
 from fedmr.tasks.registry import build_task
+from fedmr.utils import class_path
 
 ROOT = Path(__file__).parents[2]
 CONFIGS, JOBS = ROOT / "app_configs", ROOT / "jobs"
@@ -174,3 +176,33 @@ def test_check_finds_an_edited_and_an_orphaned_job(copies):
 def test_an_unknown_job_names_the_known_ones():
     with pytest.raises(ValueError, match="mscan_fedavg"):
         rendered(CONFIGS, "mscan_fedsgd")
+
+
+OWN = "from torch import nn\nclass Own(nn.Conv2d):\n    def __init__(self): super().__init__(1, 1, 3, padding=1)\n"
+OWN_JOB = """
+name = own_job
+include required("tasks/sr_x2.conf")
+task.network = null
+task.network { _target_ = render_own.Own, scale = 2, grid = pixel0 }
+include required("base.conf")
+"""
+
+
+def test_a_job_takes_along_the_users_file_beside_its_source(tmp_path, monkeypatch):
+    monkeypatch.setattr(class_path, "_folders", [])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    configs, jobs = tmp_path / "configs", tmp_path / "jobs"
+    shutil.copytree(CONFIGS, configs)
+    for other in configs.glob("*.conf"):
+        if other.stem != "base":
+            other.unlink()
+    (configs / "own_job.conf").write_text(OWN_JOB)
+    (configs / "render_own.py").write_text(OWN)
+    (configs / "unused.py").write_text("raise RuntimeError")
+    assert render(configs, jobs) == ["own_job"]
+    custom = jobs / "own_job" / "app" / "custom"
+    assert sorted(file.name for file in custom.iterdir()) == ["README.md", "render_own.py"]
+    assert (custom / "render_own.py").read_text() == OWN
+    assert check(configs, jobs) == []
+    (configs / "render_own.py").write_text(OWN.replace("padding=1", "padding=2"))
+    assert any("render_own.py is not what" in problem for problem in check(configs, jobs))

@@ -20,7 +20,7 @@ def test_paper_size_is_that_of_fastmri():
         expected += 4 * 2 * width * width + 9 * 2 * width * width + 9 * width * width
     expected += 32 + 1
     assert count_parameters(net) == expected == 7_756_097
-    assert title("unet") == "U-Net"
+    assert title({"name": "unet"}) == "U-Net"
 
 
 @pytest.mark.parametrize("size", [(32, 32), (45, 33), (47, 64), (63, 50)])

@@ -91,8 +91,8 @@ class Mrcm(AlgorithmSettings):
 
     def check_network(self, network: Mapping[str, Any]) -> None:
         """Refuse a network without the U-Net's bottleneck, by a ValueError."""
-        if network["name"] != "unet":
-            raise ValueError(f"task: algorithm flmrcm needs network unet, not {network['name']}")
+        if network.get("name") != "unet":
+            raise ValueError(f"task: algorithm flmrcm needs network unet, not {dict(network)}")
 
 
 def latent_width(weights: Mapping[str, Any]) -> int:

@@ -122,7 +122,7 @@ def task_of(card: Any) -> Task:
 def describe(card: Card) -> str:
     """Return the card as a Markdown list for people."""
     training, metrics, network = card["training"], card["metrics"], card["task"]["network"]
-    methods = METHODS | {"model": title(network["name"])}
+    methods = METHODS | {"model": title(network)}
     scores = [f"{methods[m]} {metrics[m]['psnr']:.2f} dB / {metrics[m]['ssim']:.4f}" for m in methods if m in metrics]
     trained = "{sites} sites, {rounds} rounds, {steps} steps".format_map(training) if training else ""
     facts = {

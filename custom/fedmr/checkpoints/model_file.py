@@ -11,11 +11,12 @@ from torch import nn
 from fedmr.checkpoints.card import Card, card_of_run, make_card, task_of
 from fedmr.checkpoints.decrypt import decrypt, encryption_of
 from fedmr.checkpoints.shipped import locate
-from fedmr.federation.render import read_task
+from fedmr.federation.render import CUSTOM, read_task
 from fedmr.nets import build
 from fedmr.runs.run import find_run
 from fedmr.tasks.base import Task
 from fedmr.tasks.registry import build_task
+from fedmr.utils.class_path import allow_folder
 from fedmr.utils.files import write_atomically
 
 CARD_KEY = "fedmr_card"
@@ -59,6 +60,8 @@ def load_model(path: Path, job: Path | None = None, context: Path | None = None)
             model without the context that it takes.
         RunError: an incomplete run.
     """
+    if job is not None:
+        allow_folder(job / CUSTOM)
     path = locate(path)
     if path.is_dir():
         file = find_run(path) / "app_server" / "FL_global_model.pt"

@@ -9,6 +9,7 @@ from fedmr.utils.files import replace_folder
 from fedmr.utils.hocon import read_hocon
 
 PACKAGE = Path(__file__).parents[1]
+_CUSTOM = Path("app/custom")
 
 
 def read_name(job: Path) -> str:
@@ -49,6 +50,9 @@ def bundle(job: Path, out: Path, *, code: bool = True, force: bool = False) -> P
     with replace_folder(target) as passing:
         shutil.copytree(job, passing, ignore=shutil.ignore_patterns("custom", ".__nvfl*"), dirs_exist_ok=True)
         if code:
+            for file in sorted((job / _CUSTOM).glob("*.py")):
+                (passing / _CUSTOM).mkdir(parents=True, exist_ok=True)
+                shutil.copy(file, passing / _CUSTOM / file.name)
             junk = shutil.ignore_patterns("__pycache__", PACKAGED_JOBS.name, PACKAGED_CONFIGS.name)
             shutil.copytree(PACKAGE, passing / "app" / "custom" / PACKAGE.name, ignore=junk)
     return target

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fedmr.privacy.policy import Policy
+from fedmr.utils.class_path import refusal, targets
 from fedmr.utils.hocon import UnsafeConfigError, read_hocon
 
 _LOG_STREAMS = "nvflare.app_common.logging."
@@ -20,7 +21,7 @@ _ALONE = frozenset({"validate"})  # tasks whose results are metrics, which no en
 def problems_of(config: Path, policy: Policy) -> list[str]:
     """Return what in a job's client config goes beyond the policy; empty if nothing does.
 
-    No value of the config is repeated, only paths of classes that the policy itself names.
+    No value of the config is repeated, only paths of classes that the policy names or would have to name.
 
     Args:
         config: folder with the job's configs, `config_fed_client.*` among them.
@@ -36,6 +37,8 @@ def problems_of(config: Path, policy: Policy) -> list[str]:
         return ["a config is neither HOCON nor JSON, and cannot be checked"]
     client = next((tree for path, tree in trees.items() if path.stem == "config_fed_client"), None)
     general = [problem for tree in trees.values() for problem in _general(tree)]
+    custom = [config.parent / "custom"]  # code of the job, which FLARE has let in
+    general += [problem for path in targets(list(trees.values())) if (problem := refusal(path, policy.classes, custom))]
     return list(dict.fromkeys([*general, *(_of_client(client, policy) if client is not None else [])]))
 
 

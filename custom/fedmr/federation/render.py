@@ -17,10 +17,12 @@ from fedmr.aggregation.guard import Limits
 from fedmr.federation.old_paths import new_path, refuse_old_paths
 from fedmr.nets import build
 from fedmr.tasks.registry import build_task
+from fedmr.utils.class_path import TARGET, allow_folder, allowed_folders, modules_of
 from fedmr.utils.hocon import read_hocon
 
 PACKAGED_CONFIGS, PACKAGED_JOBS = (Path(__file__).parents[1] / name for name in ("app_configs", "jobs"))
 CLIENT_CONFIG = Path("app/config/config_fed_client.conf")
+CUSTOM = Path("app/custom")  # code that a job brings
 SERVER_CONFIG = Path("app/config/config_fed_server.conf")
 _PRIVACY_FILTERS = "fedmr.flare.filters."
 _SECTIONS = {"meta": Path("meta.conf"), "server": SERVER_CONFIG, "client": CLIENT_CONFIG}
@@ -38,7 +40,7 @@ def rendered(configs: Path, name: str) -> dict[Path, str]:
     Raises:
         ValueError: no such job, or its file is not valid HOCON, or `name` in it differs from the file's.
     """
-    return _files(_parse(configs, name), name)
+    return _files(_parse(configs, name), name, configs)
 
 
 def _parse(configs: Path, name: str) -> ConfigTree:
@@ -78,7 +80,7 @@ def job_tree(configs: Path, name: str, changes: Mapping[str, Any]) -> dict[str, 
 
 def changed_network(own: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
     """Return a network's arguments with changes; if they name another network, only scale and grid are kept."""
-    if any(change.get(key, own.get(key)) != own.get(key) for key in ("name", "path")):
+    if any(change.get(key, own.get(key)) != own.get(key) for key in ("name", TARGET)):
         own = {key: own[key] for key in ("scale", "grid") if key in own}
     return {**own, **change}
 
@@ -88,11 +90,25 @@ def _plain(tree: ConfigTree) -> dict[str, Any]:
     return values
 
 
-def _files(tree: ConfigTree, name: str) -> dict[Path, str]:
+def _files(tree: ConfigTree, name: str, configs: Path) -> dict[Path, str]:
     header = f"# Rendered from app_configs/{name}.conf by `fedmr jobs render`; edit that file, not this one.\n"
     files = {path: header + HOCONConverter.to_hocon(tree[section]) + "\n" for section, path in _SECTIONS.items()}
     files[Path("app/custom/README.md")] = CUSTOM_README.read_text()
-    return files
+    return files | {
+        Path("app/custom") / file.name: file.read_text() for file in own_files(tree.get("task", {}), configs)
+    }
+
+
+def own_files(task: Mapping[str, Any], configs: Path) -> list[Path]:
+    """Return the user's Python files that hold classes which a task names, for the job to take along.
+
+    Args:
+        task: the numbers of a task.
+        configs: folder of the job's source, where they are looked for first, then where the user allowed files.
+    """
+    places = [configs, *allowed_folders()]
+    files = [[place / f"{module}.py" for place in places] for module in sorted(modules_of(task))]
+    return [next(file for file in found if file.is_file()) for found in files if any(f.is_file() for f in found)]
 
 
 def render(configs: Path, jobs: Path) -> list[str]:
@@ -105,7 +121,7 @@ def render(configs: Path, jobs: Path) -> list[str]:
         tree = _parse(configs, name)
         if problems := _filter_problems(tree["client"]):
             raise ValueError(f"{configs / name}.conf: {'; '.join(problems)}")
-        for path, text in _files(tree, name).items():
+        for path, text in _files(tree, name, configs).items():
             (jobs / name / path).parent.mkdir(parents=True, exist_ok=True)
             (jobs / name / path).write_text(text)
     return job_names(configs)
@@ -115,9 +131,10 @@ def check(configs: Path, jobs: Path) -> list[str]:
     """Problems of all jobs: stale files, components that do not import, unknown arguments, a task or limits that
     are none, privacy filters that see only ciphertext or leave a task out."""
     problems = []
+    allow_folder(configs)
     for name in job_names(configs):
         tree = _parse(configs, name)
-        for path, text in _files(tree, name).items():
+        for path, text in _files(tree, name, configs).items():
             target = jobs / name / path
             if not target.is_file() or target.read_text() != text:
                 problems.append(f"{target} is not what app_configs/{name}.conf renders; run `fedmr jobs render`")

@@ -26,6 +26,7 @@ from fedmr.hospital.conversion import label
 from fedmr.inference.deidentify import check_pixels, deidentified
 from fedmr.inference.dicom_header import Derivation, Series, Slice, derived_object, is_enhanced
 from fedmr.inference.super_resolver import PLANES, SuperResolver
+from fedmr.nets import name_of
 from fedmr.physics.degradation import scale_text
 from fedmr.utils.errors import DataError
 from fedmr.utils.files import replace_folder
@@ -94,7 +95,7 @@ def _derivation(resolver: SuperResolver, plane: str) -> Derivation:
     model, task = resolver.model, resolver.task
     scale, digest = scale_text(task.scale), _digest(model.net)
     text = (
-        f"Super-resolution x{scale} of {plane} slices by a neural network ({task.network['name']}, "
+        f"Super-resolution x{scale} of {plane} slices by a neural network ({name_of(task.network)}, "
         f"weights {digest}) trained on images made by {task.degradation}, FedMR {__version__}."
         f"{' Measured k-space kept.' if resolver.options.data_consistency else ''} {model.card['intended_use']}"
     )

@@ -1,5 +1,6 @@
-"""Networks by name. A new network is one class here and one line in `NETWORKS`."""
+"""Networks by name or class path. A new network is one class here and one line in `NETWORKS`, or one elsewhere."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from fedmr.nets.mscan import MSCAN
 from fedmr.nets.residual import EDSR, MSRN, RCAN
 from fedmr.nets.span import SPAN
 from fedmr.nets.unet import UNet
+from fedmr.nets.wrapped import wrap
+from fedmr.utils.class_path import TARGET
 
 NETWORKS: dict[str, type[nn.Module]] = {
     "mscan": MSCAN,
@@ -23,13 +26,13 @@ NETWORKS: dict[str, type[nn.Module]] = {
 }
 
 
-def build(name: str, *, seed: int = 0, **args: Any) -> nn.Module:
+def build(name: str = "", *, seed: int = 0, **args: Any) -> nn.Module:
     """Construct a network with reproducible initial weights, in channels_last memory format.
 
     Args:
-        name: key of `NETWORKS`.
+        name: key of `NETWORKS`; none if `_target_` is the path of a class, see `wrapped.wrap`.
         seed: seed of the initial weights; the global random state is left alone.
-        args: constructor arguments of the network.
+        args: constructor arguments of the network, `_target_` among them if it is no network of ours.
 
     Returns:
         the network; (N, 1, h, w) -> (N, 1, scale*h, scale*w); scale 1 for reconstruction.
@@ -37,20 +40,29 @@ def build(name: str, *, seed: int = 0, **args: Any) -> nn.Module:
     Raises:
         ValueError: unknown name, or arguments the network does not take.
     """
-    if name not in NETWORKS:
+    path = args.pop(TARGET, None)
+    if path is not None and name:
+        raise ValueError(f"network has both name {name!r} and {TARGET} {path!r}; write `task.network = null` before it")
+    if path is None and name not in NETWORKS:
         raise ValueError(f"network {name!r} is unknown; known are {sorted(NETWORKS)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            net = NETWORKS[name](**args)
+            net = NETWORKS[name](**args) if path is None else wrap(path, **args)
         except TypeError as error:
             raise ValueError(f"network {name!r} does not take the arguments {args}: {error}") from error
     return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def title(name: str) -> str:
-    """Return the name of a network as people write it."""
-    return {"unet": "U-Net"}.get(name, name.upper())
+def name_of(network: Mapping[str, Any]) -> str:
+    """Return the name in a task's network: ours, or the class's without its module."""
+    return str(network["name"]) if TARGET not in network else str(network[TARGET]).rpartition(".")[2]
+
+
+def title(network: Mapping[str, Any]) -> str:
+    """Return the name of a task's network as people write it."""
+    name = name_of(network)
+    return name if TARGET in network else {"unet": "U-Net"}.get(name, name.upper())
 
 
 def count_parameters(net: nn.Module) -> int:

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from fedmr.utils.class_path import POLICY_FILE
 from fedmr.utils.validation import refuse_unknown, require
 
-POLICY_FILE = "fedmr_policy.json"  # in the FLARE site's `local` folder
 UNITS = ("site", "patient", "slice")
 _WHOLE = {"min_patients": 0, "min_volumes": 0}
 

@@ -11,7 +11,7 @@ from fedmr.tasks.base import Task
 
 def labels_of(task: Task | None) -> dict[str, str]:
     """`METHODS` with the name of the task's network; as it is where the task is not known."""
-    return METHODS | ({"model": title_of(str(task.network["name"]))} if task else {})
+    return METHODS | ({"model": title_of(task.network)} if task else {})
 
 
 def table_rows(figures: Figures) -> list[list[str]]:

@@ -19,6 +19,7 @@ from fedmr.study import Cell, Study
 from fedmr.study.files import StudyError, read_yaml
 from fedmr.study.results import columns
 from fedmr.tasks.registry import build_task
+from fedmr.utils.class_path import allow_folder
 
 # what a variant may set in addition to the numbers of the task
 _OWN = {"job", "rounds", "sites", "leave_out", "pooled", "minutes", "only"}
@@ -41,6 +42,8 @@ def read_study(path: Path, *, data: Path, configs: Path) -> Study:
         StudyError: naming the file and the entry that is wrong, or that `data` holds no site.
     """
     content = read_yaml(path)
+    for folder in (path.parent, configs):
+        allow_folder(folder)
     try:
         _only(content, _KEYS)
         axes = _axes(content)

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from fedmr.algorithms import settings_of
 from fedmr.data.splits import SPLITS
+from fedmr.utils.class_path import TARGET, check_arguments
 from fedmr.utils.precision import Precision
 from fedmr.utils.validation import Count, NotNegative, Number, Positive, Whole, settings
 
 _Optimizer = Annotated[Literal["adam", "rmsprop"], Field(description="adam or rmsprop")]
 _Precision = Annotated[Precision, Field(description="auto, float32 or bfloat16")]
 _Decay = Annotated[int | float, Field(ge=0, lt=1, description="a number of at least 0 and below 1")]
-_Network = Annotated[Mapping[str, Any], Field(description="a mapping with 'name' and the network's arguments")]
+_Network = Annotated[Mapping[str, Any], Field(description="a mapping with 'name' or '_target_' and arguments")]
 _Loss = Annotated[Mapping[str, Number], Field(description="a finite weight by name of the loss")]
 _Algorithm = Annotated[Mapping[str, Any], Field(description="a mapping with 'name' and the algorithm's parameters")]
 
@@ -68,7 +69,7 @@ class Task(ABC):
     volumes that `load` of the same kind gave.
 
     Attributes:
-        network: name and constructor arguments for `fedmr.nets.build`.
+        network: name or class path (`_target_`), and constructor arguments, for `fedmr.nets.build`.
         loss: weight per loss name.
         optimizer: "adam" or "rmsprop".
         learning_rate: peak rate; falls to `final_learning_rate` by a cosine over all rounds.
@@ -106,8 +107,12 @@ class Task(ABC):
 
     @model_validator(mode="after")
     def _check_network(self) -> Self:
-        if "name" not in self.network:
-            raise ValueError(f"task: network {dict(self.network)} has no 'name'; add it")
+        if ("name" in self.network) == (TARGET in self.network):
+            raise ValueError(
+                f"task: network {dict(self.network)} must have either 'name' or '{TARGET}'; add one, or take one away "
+                "(in an overlay by `task.network = null` before the new network)"
+            )
+        check_arguments({key: value for key, value in self.network.items() if key != TARGET})
         settings_of(self.algorithm).check_network(self.network)
         return self
 

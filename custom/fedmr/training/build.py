@@ -7,8 +7,12 @@ from fedmr.training.dp_sgd import PrivateTrainer
 from fedmr.training.trainer import Trainer
 
 
-def make_trainer(task: Task, sampler: Sampler, *, rounds: int) -> Trainer:
+def make_trainer(task: Task, sampler: Sampler, *, rounds: int, shared: bool = True) -> Trainer:
     """Return the trainer of a task, with its algorithm; arguments and errors as those of `Trainer`.
+
+    Args:
+        task, sampler, rounds: as of `Trainer`.
+        shared: whether the network is one of several sites, or all scans are here.
 
     Raises:
         ValueError: the network shares batch normalisation; see `refuse_batch_norm`.
@@ -18,5 +22,6 @@ def make_trainer(task: Task, sampler: Sampler, *, rounds: int) -> Trainer:
     algorithm = settings_of(task.algorithm).local(seed=task.seed)
     hooks = [algorithm] if type(algorithm) is not Algorithm else []
     trainer = Trainer(task, sampler, rounds=rounds, hooks=hooks)
-    refuse_batch_norm(trainer.net, hooks)
+    if shared:
+        refuse_batch_norm(trainer.net, hooks)
     return trainer

@@ -16,7 +16,7 @@ from fedmr.checkpoints.model_file import Model, load_model, save_model
 from fedmr.checkpoints.warm_start import starting_weights
 from fedmr.data.datalist import present_splits, site_folders
 from fedmr.data.splits import SPLITS
-from fedmr.federation.render import read_num_rounds, read_task
+from fedmr.federation.render import CUSTOM, read_num_rounds, read_task
 from fedmr.reports.pictures import comparison_image
 from fedmr.runs.run import Figures, summarise
 from fedmr.tasks.base import Task, Volume
@@ -24,6 +24,7 @@ from fedmr.tasks.registry import build_task
 from fedmr.training.build import make_trainer
 from fedmr.training.engine import TrainingStats
 from fedmr.training.trainer import Trainer, evaluate
+from fedmr.utils.class_path import allow_folder
 from fedmr.utils.errors import DataError
 
 _Load = Callable[[], Sequence[Volume]]
@@ -56,7 +57,7 @@ def train_pooled(
     Raises:
         DataError: a volume cannot be used, or a named site is not there.
     """
-    task = build_task(read_task(job))
+    task = _task(job)
     rounds = rounds or read_num_rounds(job)
     folders = _folders(data, sites)
     volumes = [v for folder in folders for v in _load_present(task, folder, ("train", "val"))]
@@ -85,10 +86,16 @@ def _trainer(task: Task, volumes: Sequence[Volume], rounds: int, init_from: Path
     """Return the trainer of a site that trains alone, with the first weights."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     plain = replace(task, algorithm={"name": "fedavg"})
-    trainer = make_trainer(plain, task.sampler(volumes, device), rounds=rounds)
+    trainer = make_trainer(plain, task.sampler(volumes, device), rounds=rounds, shared=False)
     if init_from:
         trainer.net.load_state_dict(starting_weights(init_from, task))
     return trainer
+
+
+def _task(job: Path) -> Task:
+    """Return a job's task, of which the classes may be in the job's own files: the user names the job to run it."""
+    allow_folder(job / CUSTOM)
+    return build_task(read_task(job))
 
 
 def _line(done: TrainingStats, psnr: float) -> str:

@@ -43,10 +43,10 @@ def describe(client: dict[str, Any]) -> Description | None:
         task = build_task(numbers)
         net = build(**task.network)
     except ValueError:  # made by another version of fedmr: its numbers can be shown, but not put into words
-        return Description(title(str(numbers.get("network", {}).get("name", "network"))), None, "", [], flat, None)
-    name, scale = title(str(task.network["name"])), scale_text(task.network.get("scale", 1))
+        return Description(title({"name": "network"} | dict(numbers.get("network", {}))), None, "", [], flat, None)
+    name, scale = title(task.network), scale_text(task.network.get("scale", 1))
     times = f" {_TIMES}{scale}" if scale != "1" else ""
-    rest = ", ".join(f"{k} {v}" for k, v in task.network.items() if k not in ("name", "scale", "seed"))
+    rest = ", ".join(f"{k} {v}" for k, v in task.network.items() if k not in ("name", "_target_", "scale", "seed"))
     rows = [
         ("Network", f"{name}{times}, {count_parameters(net):,} parameters ({rest})"),
         task.describe_input(),
