@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedmr.physics.degradation import Grid, interpolate, interpolation_kernel
+from fedmr.physics.degradation import Grid, Scale, interpolate, interpolation_kernel, pair
 from fedmr.utils.class_path import construct, locate
 
 _DEFAULTS = {"spatial_dims": 2, "in_channels": 1, "out_channels": 1}
@@ -22,7 +22,7 @@ class Wrapped(nn.Module):
 
     Args:
         net: maps (N, 1, H, W) to (N, 1, H, W).
-        scale: super-resolution factor; 1 for reconstruction.
+        scale: super-resolution factor, or a pair (rows, columns); 1 for reconstruction.
         grid: sampling grid of the interpolation, "pixel0" for k-space truncation, "half" for bicubic.
         multiple: of which sides must be for the network.
 
@@ -30,17 +30,22 @@ class Wrapped(nn.Module):
         ValueError: the network gives something else than an image of the same size.
     """
 
-    def __init__(self, net: nn.Module, *, scale: int = 1, grid: Grid = "pixel0", multiple: int = 32) -> None:
+    def __init__(self, net: nn.Module, *, scale: Scale = 1, grid: Grid = "pixel0", multiple: int = 32) -> None:
         super().__init__()
-        self.net, self.scale, self.grid, self.multiple = net, scale, grid, multiple
-        if scale > 1:
-            self.register_buffer("kernel", interpolation_kernel(scale, grid).clone(), persistent=False)
+        self.net, self.scale, self.grid, self.multiple = net, pair(scale), grid, multiple
+        if self.enlarges:
+            self.register_buffer("kernel", interpolation_kernel(self.scale, grid).clone(), persistent=False)
         self.gain = nn.Parameter(torch.zeros(()))
         _check_output(net, torch.linspace(-1, 1, (2 * multiple) ** 2).reshape(1, 1, 2 * multiple, 2 * multiple))
 
+    @property
+    def enlarges(self) -> bool:
+        """Whether it is for super-resolution."""
+        return self.scale != (1, 1)
+
     def forward(self, image: Tensor) -> Tensor:
         """Map (N, 1, h, w) to (N, 1, scale*h, scale*w)."""
-        if self.scale > 1:
+        if self.enlarges:
             image = interpolate(image, self.scale, self.grid, self.get_buffer("kernel"))
         height, width = image.shape[-2:]
         padded = F.pad(image, (0, -width % self.multiple, 0, -height % self.multiple), mode="replicate")
@@ -48,7 +53,7 @@ class Wrapped(nn.Module):
         return image + self.gain * missing
 
 
-def wrap(path: str, *, scale: int = 1, grid: Grid = "pixel0", multiple: int = 32, **args: Any) -> nn.Module:
+def wrap(path: str, *, scale: Scale = 1, grid: Grid = "pixel0", multiple: int = 32, **args: Any) -> nn.Module:
     """Construct a network by its class path.
 
     A class that takes `scale` is taken to enlarge by itself and stays as it is; it is given `grid` if it takes that.
