@@ -150,3 +150,38 @@ def test_a_port_whose_server_has_just_closed_its_connections_is_free():
     with socket.socket() as plain, pytest.raises(OSError, match="in use"):
         plain.bind(("localhost", port))
     assert free_port(port) == port
+
+
+def test_what_the_owner_has_set_stays_whatever_is_filled_in_later(kit):
+    fill_kit(kit, gpus=2, gpu_memory=80, forbid_code=True)
+    path = kit / "local" / "resources.json"
+    own = resources(kit) | {"max_num_clients": 7}
+    next(c for c in own["components"] if c["id"] == "resource_manager")["args"]["num_of_gpus"] = 3
+    own["components"].append({"id": "mine", "path": "hospital.Own", "args": {}})
+    path.write_text(json.dumps(own))
+    fill_kit(kit)
+    assert resources(kit)["max_num_clients"] == 7
+    parts = {part["id"]: part for part in resources(kit)["components"]}
+    assert len(parts) == len(resources(kit)["components"])
+    assert parts["resource_manager"]["args"] == {"num_of_gpus": 3, "mem_per_gpu_in_GiB": 80} | {
+        k: v for k, v in parts["resource_manager"]["args"].items() if k not in ("num_of_gpus", "mem_per_gpu_in_GiB")
+    }
+    assert parts["mine"]["path"] == "hospital.Own"
+    rights = json.loads((kit / "local" / "authorization.json").read_text())["permissions"]
+    assert {role["byoc"] for role in rights.values()} == {"none"}
+
+
+def test_the_servers_kit_keeps_settings_too_and_finds_sites_that_started_anew(provisioned, tmp_path):
+    kit = Path(shutil.copytree(provisioned.folder / provisioned.server["name"], tmp_path / "server"))
+    path = kit / "local" / "resources.json"
+    path.write_text(json.dumps(resources(kit) | {"max_num_clients": 7}))
+    fill_kit(kit)
+    assert resources(kit)["max_num_clients"] == 7
+    ours = [part["id"] for part in resources(kit)["components"]]
+    assert ours.count("returned_sites") == ours.count("policy_keeper") == 1
+
+
+def test_settings_that_are_no_json_are_named(kit):
+    (kit / "local" / "resources.json").write_text("{")
+    with pytest.raises(ConsortiumError, match=r"resources\.json is no JSON"):
+        fill_kit(kit)

@@ -144,8 +144,9 @@ def test_a_job_sets_the_guard_line_by_line(copies):
     assert args["limits"] == {"learning_rate": 2e-3, "norm_factor": 5, "metric_ranges": {"psnr": [10, 60]}}
     assert (args["min_sites"], args["encrypted"]) == (3, True)
     assert check(*copies) == [
-        f"{copies[1] / 'mscan_fedavg' / SERVER_CONFIG} is not what app_configs/mscan_fedavg.conf renders; "
+        f"{copies[1] / 'mscan_fedavg' / name} is not what app_configs/mscan_fedavg.conf renders; "
         "run `fedmr jobs render`"
+        for name in ("meta.conf", SERVER_CONFIG)
     ]
 
 

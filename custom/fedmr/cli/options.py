@@ -17,14 +17,11 @@ InitFrom = Annotated[
 def configured_job(
     job: Path, out: Path, *, settings: list[str] | None, init_from: Path | None, rounds: int = 0
 ) -> Path:
-    """Make the job that the options of a command ask for, in OUT; the job itself if they ask for nothing."""
+    """Make the job that the options of a command ask for, as a copy in OUT that may be changed further."""
     from fedmr.federation.configured import configure
-    from fedmr.federation.render import locate_job
     from fedmr.tasks.overrides import parse_overrides
 
     changes = parse_overrides([*(settings or []), *([f"num_rounds={rounds}"] if rounds else [])])
-    if not changes and init_from is None:
-        return locate_job(job)
     changed = configure(job, out / "changed", changes)
     if init_from is None:
         return changed

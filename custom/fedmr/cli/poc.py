@@ -1,11 +1,14 @@
 """`fedmr poc`: a provisioned federation on this machine."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
+
+from fedmr.cli.options import InitFrom, Settings, configured_job
 
 if TYPE_CHECKING:
     from fedmr.federation.session import Admin
@@ -40,8 +43,8 @@ def site(
     kit: Annotated[Path, typer.Argument(help="Startup kit of a site or of the server.")],
     data: Annotated[Path | None, typer.Option(help="Data root; the site's data are in DATA/SITE.")] = None,
     forbid_code: Annotated[bool, typer.Option("--forbid-code", help="Refuse jobs that bring code.")] = False,
-    gpus: Annotated[int, typer.Option(help="GPUs that jobs may use.")] = 0,
-    gpu_memory: Annotated[int, typer.Option(help="Memory of each, GiB.")] = 0,
+    gpus: Annotated[int | None, typer.Option(help="GPUs that jobs may use; none in a new kit.")] = None,
+    gpu_memory: Annotated[int | None, typer.Option(help="Memory of each, GiB.")] = None,
 ) -> None:
     """Fill a startup kit with what only its owner knows, before its first start; restart it after a change."""
     from fedmr.federation.kits import fill_kit
@@ -64,18 +67,34 @@ def start(
 
 @app.command()
 def submit(
-    job: Annotated[Path, typer.Argument(help="Job folder.")],
+    job: Annotated[Path, typer.Argument(help="Job folder, or the name of a job of the package.")],
     workspace: _Workspace = _HERE,
     admin: _Admin = "",
     again: Annotated[bool, typer.Option("--again", help="Also while a job of this name is under way.")] = False,
     wait: _Wait = False,
+    sites: Annotated[str, typer.Option(help="Who is meant to take part, with commas; all by default.")] = "",
+    require: Annotated[str, typer.Option(help="Sites without which it must not start, with commas.")] = "",
+    settings: Settings = None,
+    init_from: InitFrom = None,
 ) -> None:
-    """Submit a job and print its id."""
+    """Submit a job and print its id.
+
+    Who is meant to take part and is not there is named at once, and with --wait at the end, with the reason: exit code
+    3 if somebody was missing, 4 if the job failed.
+    """
     from fedmr.federation.kits import open_kits
     from fedmr.federation.session import Admin
+    from fedmr.federation.submission import invite
 
-    session = Admin(open_kits(workspace), admin)
-    number = session.submit(job, again=again)
+    kits = open_kits(workspace)
+    session = Admin(kits, admin)
+    with TemporaryDirectory(prefix="fedmr-job-") as folder:
+        changed = configured_job(job, Path(folder), settings=settings, init_from=init_from)
+        wanted, required = ([name for name in text.split(",") if name] for text in (sites, require))
+        absent = invite(changed, kits.sites, session.registered(), wanted=wanted, required=required)
+        number = session.submit(changed, again=again)
+    for site_name in absent:
+        console.print(f"{site_name} is not connected: the job starts without it")
     console.print(number)
     if wait:
         _wait(session, number)
@@ -114,8 +133,26 @@ def _wait(session: "Admin", number: str) -> None:
         status = session.wait(number)
     console.print(status)
     if status != COMPLETED:
-        console.print(session.reason(number))
-        raise typer.Exit(4)
+        console.print(session.reason(number), markup=False)
+    absent = _absent(session, number)
+    for name, words in absent.items():
+        console.print(f"{name} {words}", style="red", markup=False)
+    if status != COMPLETED or absent:
+        raise typer.Exit(4 if status != COMPLETED else 3)
+
+
+def _absent(session: "Admin", number: str) -> dict[str, str]:
+    """What sites that were meant to take part missed, by site, from the job's folder on the server."""
+    from fedmr.federation.kits import ConsortiumError
+    from fedmr.runs.attendance import absences_of
+    from fedmr.runs.run import RunError
+
+    with TemporaryDirectory(prefix="fedmr-ended-") as folder:
+        try:
+            return absences_of(session.download(number, Path(folder)))
+        except (ConsortiumError, RunError) as error:  # e.g. it was deployed to nobody, or this admin may not
+            console.print(f"who took part is not known: {error}", markup=False)
+            return {}
 
 
 @app.command()

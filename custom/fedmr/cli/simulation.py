@@ -43,6 +43,7 @@ def simulate(
 ) -> None:
     """Federate on this machine in FLARE's simulator, then show the table and write the page: OUT/report.html."""
     from fedmr.cli.training import report
+    from fedmr.federation.configured import mean_sites
     from fedmr.federation.render import locate_job
     from fedmr.federation.simulator import choose_sites
     from fedmr.federation.simulator import simulate as run_job
@@ -58,6 +59,7 @@ def simulate(
         shutil.rmtree(folder)
     with TemporaryDirectory(prefix="fedmr-job-") as passing:
         changed = configured_job(job, Path(passing), settings=settings, init_from=init_from, rounds=rounds)
+        mean_sites(changed, names)
         console.print(f"{job.name} with {', '.join(names)} of {root}")
         run_job(changed, folder, data=root, sites=names, threads=run.threads)
     report(folder)

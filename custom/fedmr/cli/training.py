@@ -83,12 +83,14 @@ def report(
 
     Of a cross-site evaluation also the matrix of every model on every site, with a heat map in RUN/cross_site.png. Of a
     study: its tables and pictures in RUN/report.
-    Fails if a site or a model is missing; the page is written all the same and says so.
+    Fails if a model is missing. Exit code 3: a site that was meant to take part was missing, in whole or in part; each
+    is named, also on the page, and the figures are the others'.
     """
     from fedmr.reports import cross_site
     from fedmr.reports.html import write_html
     from fedmr.reports.statistics import is_statistics, show
     from fedmr.reports.table import personal_table
+    from fedmr.runs.attendance import absences_of
     from fedmr.runs.protection import protection_tables
     from fedmr.runs.run import best_round, parts_of_sites, read_figures, read_rounds, read_run_task
     from fedmr.study.report import is_study, write_report
@@ -102,7 +104,10 @@ def report(
     console.print(f"wrote {page}", soft_wrap=True)
     for view in protection_tables(run):
         console.print(view)
-    figures = read_figures(run)
+    absent = absences_of(run)
+    for name, words in absent.items():
+        console.print(f"[bold red]{escape(name)}[/] {escape(words)}", soft_wrap=True)
+    figures = read_figures(run, complete=False)
     alone, task = cross_site.trained_alone(run), read_run_task(run)
     _show(figures, f"every site's own model of {run}" if alone else f"final global model of {run}", json_file, task)
     if personal := personal_table(figures):
@@ -114,10 +119,13 @@ def report(
         console.print(
             f"best_FL_global_model.pt: as received in round {best['round']}, validation PSNR {best['psnr']:.2f} dB"
         )
-    if cross_site.is_cross_site(run):
+    if not absent and cross_site.is_cross_site(run):
         cross_site.show(run, console, run / "cross_site.png")
     if picture:
-        _draw(_shared_images(run), figures, picture, task)
+        shared = {site: image for site, image in _shared_images(run).items() if site in figures["sites"]}
+        _draw(shared, figures, picture, task)
+    if absent:
+        raise typer.Exit(3)
 
 
 def _shared_images(run: Path) -> dict[str, Any]:

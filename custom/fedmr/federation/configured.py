@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from fedmr.tasks.registry import build_task
 from fedmr.utils.files import replace_folder
 from fedmr.utils.hocon import read_hocon
 
-SETTINGS = Path("app/config/fedmr_settings.json")  # FLARE leaves it with the configs in the run
+SETTINGS = Path("app/config/fedmr_settings.json")  # FLARE leaves both with the configs in the run
+MEANT = Path("app/config/fedmr_sites.json")
 WEIGHTS = "fedmr_start.pt"
 _META = Path("meta.conf")
 # settings beside the task's: the argument of a component that each changes
@@ -62,6 +63,52 @@ def configure(
     return target
 
 
+def mean_sites(job: Path, sites: Sequence[str], required: Sequence[str] = ()) -> None:
+    """Write into a job who is meant to take part, so that whoever is missing in the end can be named.
+
+    FLARE deploys it to those alone, and starts it with as many as a round needs, `min_clients_per_round`.
+
+    Args:
+        job: job folder, changed in its place.
+        sites: names of the sites that are meant.
+        required: those without which it must not start.
+
+    Raises:
+        ValueError: nobody is meant, or somebody is required and not meant.
+    """
+    if not sites:
+        raise ValueError("no site is meant to take part; name at least one")
+    if strange := sorted(set(required) - set(sites)):
+        raise ValueError(f"{', '.join(strange)} is required and not among the sites {', '.join(sites)}; mend the name")
+    meta, server = _plain(job / _META), _plain(job / SERVER_CONFIG)
+    needed = next((int(args["min_sites"]) for args in _arguments(server) if "min_sites" in args), 1)
+    meta["min_clients"] = min(needed, len(sites))
+    meta["deploy_map"] = {"app": ["server", *sites]}
+    meta["mandatory_clients"] = list(required)
+    (job / _META).write_text(json.dumps(meta, indent=1) + "\n")
+    (job / MEANT).write_text(json.dumps({"sites": list(sites), "required": list(required)}) + "\n")
+
+
+def read_deployment(job: Path) -> list[str]:
+    """Return whom a job's `deploy_map` names, "server" and "@ALL" among them."""
+    deployment = _plain(job / _META).get("deploy_map", {})
+    return list(dict.fromkeys(str(name) for names in deployment.values() for name in names))
+
+
+def read_least_sites(job: Path) -> int:
+    """Return the number of sites without which FLARE does not start a job."""
+    return int(_plain(job / _META).get("min_clients", 1))
+
+
+def read_meant(folder: Path) -> list[str]:
+    """Return the sites that were meant to take part in a job, or in the copy that FLARE leaves in a run; else none."""
+    for path in (folder / MEANT, folder / MEANT.relative_to("app")):
+        if path.is_file():
+            sites = json.loads(path.read_text()).get("sites")
+            return [str(site) for site in sites] if isinstance(sites, list) else []
+    return []
+
+
 def needs_keys(job: Path) -> bool:
     """Whether a job's sites encrypt, for which only provisioning makes keys."""
     config = _plain(locate_job(job) / CLIENT_CONFIG)
@@ -96,6 +143,10 @@ def _nodes(node: Any) -> Iterator[Tree]:
             yield from _nodes(value)
 
 
+def _arguments(config: Tree) -> list[Tree]:
+    return [node["args"] for node in _nodes(config) if isinstance(node.get("args"), dict)]
+
+
 def _set_argument(trees: Mapping[Path, Tree], name: str, value: Any, job: Path) -> None:
     argument = _ARGUMENTS[name]
     holders = [n["args"] for n in _nodes(trees[SERVER_CONFIG]) if argument in (n.get("args") or {})]
@@ -108,7 +159,7 @@ def _set_argument(trees: Mapping[Path, Tree], name: str, value: Any, job: Path) 
 def _set_task(trees: Mapping[Path, Tree], changes: Mapping[str, Any], job: Path) -> None:
     """Change the task at the sites, and on the server its network and the learning rate that the guard knows."""
     nodes = [node for tree in trees.values() for node in _nodes(tree)]
-    arguments = [node["args"] for node in nodes if isinstance(node.get("args"), dict)]
+    arguments = [args for tree in trees.values() for args in _arguments(tree)]
     tasks = [args for args in arguments if isinstance(args.get("task"), dict)]
     if not tasks:
         raise ValueError(f"{job} trains nothing, so it has no task to change")

@@ -17,6 +17,7 @@ from fedmr.data.datalist import DATA_ROOT_FILE
 from fedmr.federation.allow_list import class_allow_list
 from fedmr.privacy.policy import read_policy, write_policy
 
+_RETURNED = {"id": "returned_sites", "path": "fedmr.flare.returned.ReturnedSites", "args": {}}
 _KEEPER = {"id": "policy_keeper", "path": "fedmr.flare.keeper.PolicyKeeper", "args": {}}
 _LOG_STREAMERS = "nvflare.app_common.logging."  # FLARE's components by which sites' logs leave
 _PORTS = ("fed_learn_port", "admin_port")
@@ -140,19 +141,25 @@ def _run_provision(project: Path, workspace: Path) -> None:
 
 
 def fill_kit(
-    kit: Path, *, data: Path | None = None, forbid_code: bool = False, gpus: int = 0, gpu_memory: int = 0
+    kit: Path,
+    *,
+    data: Path | None = None,
+    forbid_code: bool | None = None,
+    gpus: int | None = None,
+    gpu_memory: int | None = None,
 ) -> None:
     """Write what only the owner of a kit knows into its `local` folder; what FLARE signed is not touched.
 
     Whatever the arguments, logs do not leave, no admin reads files of the machine, jobs without code may name
     FedMR's components and those of the owner's policy alone, and the policy holds. A site gets a policy to start
-    with; one that is there is its owner's and stays.
+    with; one that is there is its owner's and stays. So does every other setting that the owner has made: what is not
+    given is left as it is.
 
     Args:
         kit: startup kit of a server or a site, as it came from `nvflare provision`.
         data: data root of the site.
         forbid_code: refuse jobs that bring code; FedMR must then be installed, and its jobs come without code.
-        gpus: number of GPUs that jobs may use.
+        gpus: number of GPUs that jobs may use; none in a new kit.
         gpu_memory: of each, in GiB.
 
     Raises:
@@ -162,7 +169,7 @@ def fill_kit(
     local = kit / "local"
     if not (local / "resources.json.default").is_file():
         raise ConsortiumError(f"{kit} is no startup kit of a server or a site: local/resources.json.default is missing")
-    resources = json.loads((local / "resources.json.default").read_text())
+    resources = _of_owner(local / "resources.json")
     components = {component["id"]: component for component in resources["components"]}
     is_site = "job_manager" not in components
     if is_site:
@@ -172,25 +179,50 @@ def fill_kit(
         snapshots = resources["snapshot_persistor"]["args"]["storage"]["args"]
         snapshots["root_dir"] = str((kit / "storage" / "snapshots").resolve())
     if "resource_manager" in components:
-        components["resource_manager"]["args"] |= {"num_of_gpus": gpus, "mem_per_gpu_in_GiB": gpu_memory}
-    _restrict(resources, class_allow_list(read_policy(local).classes))
+        given = {"num_of_gpus": gpus, "mem_per_gpu_in_GiB": gpu_memory}
+        known = {"num_of_gpus": 0, "mem_per_gpu_in_GiB": 0} if not (local / "resources.json").is_file() else {}
+        known |= {name: value for name, value in given.items() if value is not None}
+        components["resource_manager"]["args"] |= known
+    _restrict(resources, class_allow_list(read_policy(local).classes), [_KEEPER] if is_site else [_KEEPER, _RETURNED])
     (local / "resources.json").write_text(json.dumps(resources, indent=2) + "\n")
-    rights = json.loads((local / "authorization.json.default").read_text())
-    none = {"shell_commands": "none"} | ({"byoc": "none"} if forbid_code else {})
-    for role, permissions in rights["permissions"].items():
-        rights["permissions"][role] = _all_rights(permissions) | none
-    (local / "authorization.json").write_text(json.dumps(rights, indent=2) + "\n")
+    _set_rights(local, forbid_code=bool(forbid_code))
     if data is not None:
         _set_data(kit, data)
 
 
-def _restrict(resources: dict[str, Any], classes: list[str]) -> None:
-    """Let FLARE build these classes alone, send no logs, and ask the policy before a job starts."""
+def _set_rights(local: Path, *, forbid_code: bool) -> None:
+    """Forbid shell commands, and jobs that bring code if asked to, to all roles; all else stays the owner's."""
+    rights = _of_owner(local / "authorization.json")
+    none = {"shell_commands": "none"} | ({"byoc": "none"} if forbid_code else {})
+    for role, permissions in rights["permissions"].items():
+        rights["permissions"][role] = _all_rights(permissions) | none
+    (local / "authorization.json").write_text(json.dumps(rights, indent=2) + "\n")
+
+
+def _of_owner(file: Path) -> dict[str, Any]:
+    """Settings as the owner has them, else as FLARE's default has them.
+
+    Raises:
+        ConsortiumError: the owner's are no JSON.
+    """
+    chosen = file if file.is_file() else file.with_name(f"{file.name}.default")
+    try:
+        settings: dict[str, Any] = json.loads(chosen.read_text())
+    except ValueError as error:
+        raise ConsortiumError(
+            f"{chosen} is no JSON ({error}); mend it, or remove it to start from the default"
+        ) from None
+    return settings
+
+
+def _restrict(resources: dict[str, Any], classes: list[str], ours: list[dict[str, Any]]) -> None:
+    """Let FLARE build these classes alone, send no logs, and add our components, e.g. the policy's keeper."""
     resources["class_allow_list"] = classes
     resources["class_list_enforcement_mode"] = "enforce"
     resources["allow_log_streaming"] = False
+    names = {part["id"] for part in ours}
     kept = [part for part in resources["components"] if not part.get("path", "").startswith(_LOG_STREAMERS)]
-    resources["components"] = [*kept, _KEEPER]
+    resources["components"] = [*(part for part in kept if part["id"] not in names), *ours]
 
 
 def _set_data(kit: Path, data: Path) -> None:

@@ -16,6 +16,7 @@ from fedmr.metrics import METRICS
 from fedmr.reports.cross_site import Matrix, is_cross_site, read_matrix, trained_alone
 from fedmr.reports.html import sections
 from fedmr.runs import facts
+from fedmr.runs.attendance import absences_of
 from fedmr.runs.run import (
     METHODS,
     PERSONAL,
@@ -124,13 +125,14 @@ def _best(rounds: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 def _problem(run: Path) -> str:
     """Why the run is incomplete, with paths from the run's folder on; empty if it is complete."""
+    absent = "".join(f" {site} {words}." for site, words in absences_of(run).items())
     try:
         read_figures(run)
         if is_cross_site(run):
             read_matrix(run)
     except RunError as error:
-        return str(error).replace(f"{run}/", "")
-    return ""
+        return str(error).replace(f"{run}/", "") + absent
+    return absent.strip()
 
 
 def _matrix(run: Path) -> Matrix | None:
