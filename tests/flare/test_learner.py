@@ -21,6 +21,8 @@ from nvflare.app_opt.tracking.tb.tb_writer import TBWriter
 from dp_settings_example import SETTINGS
 from fedmr.data.datalist import DATA_ROOT_VARIABLE
 from fedmr.flare.learner import STATE_FILE, SiteLearner, _threads_per_site
+from fedmr.flare.messages import REASON
+from fedmr.flare.versions import VERSIONS, own_versions
 from fedmr.nets import build
 from fedmr.privacy.accountant import BUDGET_FILE
 from phantoms import write_site
@@ -296,3 +298,19 @@ def test_a_site_takes_part_in_what_it_has_volumes_for(site, task, start, fl_ctx,
     assert reply.get_return_code() == (ReturnCode.OK if "train" in kept else ReturnCode.TASK_UNSUPPORTED)
     for split, word in (("train", "training"), ("val", "validation"), ("test", "test")):
         assert (f"no {word} volumes" in caplog.text) == (split not in kept)
+
+
+def test_the_reason_of_a_site_that_cannot_take_part_reaches_the_server_without_a_name(site, task, start, fl_ctx):
+    (site / "sub-2" / "anat" / "sub-2_T1w.nii.gz").unlink()
+    learner, _ = start()
+    reason = learner.train(message(task), fl_ctx, Signal()).get_header(REASON)
+    assert reason.startswith("it cannot take part: ")
+    assert "does not exist" in reason
+    assert "sub-2" not in reason
+    assert "nii" not in reason
+    assert str(site.parent) not in reason
+
+
+def test_a_site_states_its_versions_with_every_message(site, start, fl_ctx):
+    start()
+    assert fl_ctx.get_all_public_props()[VERSIONS] == own_versions()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fedmr.utils.text import one_line
+from fedmr.utils.text import one_line, without_names
 
 HOSTILE = [
     "x\n2026-01-01 00:00:00,000 - ScatterAndGather - INFO - Round 99 finished.",
@@ -31,3 +31,18 @@ def test_ordinary_text_of_any_language_is_left_as_it_is():
 def test_long_text_is_cut_and_says_so():
     assert one_line("a" * 1000, 10) == "a" * 10 + "..."
     assert len(one_line("\x1b" * 1000, 10)) == 13
+
+
+@pytest.mark.parametrize(
+    ("text", "cleaned"),
+    [
+        ("/data/hospital/site-1/sub-2/anat/x.nii.gz does not exist", "(file) does not exist"),
+        ("MUELLER_ANNA.dcm cannot be read (end of file)", "(file) cannot be read (end of file)"),
+        ("'C:\\\\scans\\\\a.nii' is no image", "'(file)' is no image"),
+        ("the training loss became nan within 3.5 steps", "the training loss became nan within 3.5 steps"),
+        ("patient 'DOE^JANE' has a mask", "patient '(name)' has a mask"),
+        ("line\nbreak", "line\\nbreak"),
+    ],
+)
+def test_no_name_of_a_file_or_patient_leaves_with_a_reason(text, cleaned):
+    assert without_names(text, ["DOE^JANE", ""]) == cleaned

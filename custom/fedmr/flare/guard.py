@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,12 +29,11 @@ from fedmr.aggregation.guard import (
     value_of,
 )
 from fedmr.aggregation.standing import Standing, Verdict
-from fedmr.flare.messages import OUTSIDE, unpack
+from fedmr.flare.messages import OUTSIDE, REASON, unpack
 from fedmr.flare.rejections import note_left_out
 from fedmr.flare.undoing import CAN_UNDO, FINAL_METRICS, FINAL_MODEL_TESTED, VERDICT
+from fedmr.flare.versions import VERSIONS, differences, fault_of_versions, own_versions, read_versions, write_versions
 from fedmr.utils.text import one_line
-
-_REASON = "fedmr_reason"  # header by which a site tells the server why it withholds its update
 
 
 class ServerGuard(Filter):
@@ -73,6 +73,7 @@ class ServerGuard(Filter):
         self.encrypted = encrypted
         self._sites: set[str] = set()
         self._evaluating: set[str] = set()
+        self._versions: dict[str, dict[str, str]] = {}
         self._last: Typical | None = None
         self._first_steps: dict[str, float] = {}
         self._suspects: list[str] = []  # of the last round, the largest update first
@@ -165,6 +166,7 @@ class ServerGuard(Filter):
         norms: dict[str, float] = {}
         own = self._first_steps.get(site)
         try:
+            self._compare_versions(site, shareable, fl_ctx)
             update = self._read(shareable)
             value = value_of(update.metrics, self.limits.key_metric)
             poor = poor_metrics(update.metrics, self.limits)
@@ -191,6 +193,23 @@ class ServerGuard(Filter):
             return dxo.update_shareable(shareable)
         return shareable
 
+    def _compare_versions(self, site: str, shareable: Shareable, fl_ctx: FLContext) -> None:
+        """Note what a site runs on, and say once where that differs from the server.
+
+        Raises:
+            ValueError: it does not go with the server's.
+        """
+        server, stated = own_versions(), read_versions(shareable.get_peer_prop(VERSIONS, None))
+        if stated and self._versions.get(site) != stated:
+            self._versions[site] = stated
+            write_versions(
+                Path(fl_ctx.get_engine().get_workspace().get_run_dir(fl_ctx.get_job_id())), server, self._versions
+            )
+            if found := differences(stated, server):
+                self.log_warning(fl_ctx, f"{site} | runs {'; '.join(found)}", fire_event=False)
+        if fault := fault_of_versions(stated, server):
+            raise ValueError(fault)
+
     def _read(self, shareable: Shareable) -> Update:
         """The update in a result.
 
@@ -199,7 +218,7 @@ class ServerGuard(Filter):
         """
         code = shareable.get_return_code()
         if code != ReturnCode.OK:
-            raise ValueError(one_line(shareable.get_header(_REASON, f"the site reports {code}")))
+            raise ValueError(one_line(shareable.get_header(REASON, f"the site reports {code}")))
         dxo = from_shareable(shareable)
         encrypted = dxo.get_meta_prop(MetaKey.PROCESSED_ALGORITHM) is not None
         if encrypted != self.encrypted:
@@ -272,7 +291,7 @@ class SiteGuard(Filter):
         if fault is None:
             return shareable
         self.log_error(fl_ctx, f"{fl_ctx.get_identity_name()} | update withheld: {fault}", fire_event=False)
-        return make_reply(ReturnCode.TASK_RESULT_FILTER_ERROR, {_REASON: f"withheld by the site: {fault}"})
+        return make_reply(ReturnCode.TASK_RESULT_FILTER_ERROR, {REASON: f"withheld by the site: {fault}"})
 
 
 def _shapes(weights: Mapping[str, Any]) -> dict[str, Shape]:

@@ -25,8 +25,9 @@ from fedmr.checkpoints.model_file import Model, save_model
 from fedmr.data.datalist import present_splits, read_datalist
 from fedmr.data.splits import SPLITS
 from fedmr.flare.ledger import site_ledger
-from fedmr.flare.messages import VALIDATION_SPLIT, latents_message, pack, unpack
+from fedmr.flare.messages import REASON, VALIDATION_SPLIT, latents_message, pack, unpack
 from fedmr.flare.sites import site_folder
+from fedmr.flare.versions import VERSIONS, own_versions
 from fedmr.privacy.accountant import BudgetError
 from fedmr.reports.cross_site import OF_SERVER
 from fedmr.reports.pictures import comparison_image
@@ -38,6 +39,7 @@ from fedmr.training.engine import TrainingStats
 from fedmr.training.target_latents import charge_of, protect, site_latents
 from fedmr.training.trainer import Trainer, evaluate
 from fedmr.utils.errors import DataError, UnsafeError
+from fedmr.utils.text import without_names
 
 STATE_FILE = "fedmr_site_state.pt"
 EARLIER_STATE_FILE = "fedmr_site_state_earlier.pt"
@@ -74,7 +76,7 @@ class SiteLearner(Learner):
         self.task = task
         self.threads = threads
         self.resume = resume
-        self._failed = False
+        self._failed = ""
         self._folder: Path | None = None
         self._trainer: Trainer | None = None
         self._received_psnr = float("nan")
@@ -88,6 +90,7 @@ class SiteLearner(Learner):
         self._state_folders = [self._state_file.parent]
         if self.resume:
             self._state_folders.append(Path(workspace.get_run_dir(self.resume["job"])))
+        fl_ctx.set_prop(VERSIONS, own_versions(), private=False, sticky=True)
         root = Path(workspace.get_root_dir())
         torch.set_num_threads(self.threads or _threads_per_site(root))
         self._writer = next((p for p in parts.values() if isinstance(p, LogWriter)), None)
@@ -110,7 +113,7 @@ class SiteLearner(Learner):
     def train(self, data: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         """One round: receive weights, train `local_epochs`, return the difference."""
         if self._failed:
-            return make_reply(ReturnCode.EXECUTION_RESULT_ERROR)
+            return self._reply_failed()
         if isinstance(self._sampler, NothingToTrain):
             return make_reply(ReturnCode.TASK_UNSUPPORTED)
         rounds = self._rounds(data)
@@ -145,7 +148,7 @@ class SiteLearner(Learner):
     def validate(self, data: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         """Received weights: before training and after the last round on validation volumes, else on the test's."""
         if self._failed:
-            return make_reply(ReturnCode.EXECUTION_RESULT_ERROR)
+            return self._reply_failed()
         self._round_started = time.perf_counter()
         before_training = data.get_header(AppConstants.VALIDATE_TYPE) == ValidateType.BEFORE_TRAIN_VALIDATE
         trainer = self._prepare(data, self._rounds(data))
@@ -176,7 +179,7 @@ class SiteLearner(Learner):
     def latents(self, data: Shareable, fl_ctx: FLContext) -> Shareable:
         """FL-MRCM's target site: latents of a few training slices under the received weights, clipped and noised."""
         if self._failed:
-            return make_reply(ReturnCode.EXECUTION_RESULT_ERROR)
+            return self._reply_failed()
         settings, number = Mrcm.from_dict(self._task.algorithm), data.get_header(AppConstants.CURRENT_ROUND)
         try:
             if self._site not in settings.target_sites:
@@ -237,10 +240,14 @@ class SiteLearner(Learner):
 
         FLARE can send a site's log to the server, so files are named from the site's folder on.
         """
-        self._failed = True
         reason = reason.replace(f"{self._folder}{os.sep}", "") if self._folder else reason
         self.log_error(fl_ctx, f"{self._site} cannot take part: {reason}", fire_event=False)
-        return make_reply(ReturnCode.EXECUTION_RESULT_ERROR)
+        self._failed = without_names(reason, _names_in(self._folder))
+        return self._reply_failed()
+
+    def _reply_failed(self) -> Shareable:
+        """Tell the server why, without any name of a file or a patient; a job's privacy filter drops even that."""
+        return make_reply(ReturnCode.EXECUTION_RESULT_ERROR, {REASON: f"it cannot take part: {self._failed}"})
 
     def _prepare(self, data: Shareable, rounds: int) -> Trainer:
         """The site's trainer, restored if the process is new, holding the weights to train or evaluate."""
@@ -307,6 +314,17 @@ class SiteLearner(Learner):
             volume = self._volumes[tag.split("/")[0]][0]
             picture = comparison_image(trainer.net, volume, self._task)
             self._writer.write(tag, picture, AnalyticsDataType.IMAGE, global_step=step)
+
+
+def _names_in(folder: Path | None) -> list[str]:
+    """Names of files and patients in a site's datalist, none where it cannot be read."""
+    if folder is None:
+        return []
+    try:
+        entries = read_datalist(folder)["volumes"]
+    except DataError:
+        return []
+    return [str(entry[key]) for entry in entries for key in ("image", "kspace", "patient") if key in entry]
 
 
 def _threads_per_site(root: Path) -> int:

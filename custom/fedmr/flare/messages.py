@@ -18,6 +18,7 @@ from fedmr.training.target_latents import Latents
 
 LATENTS_TASK = "latents"  # by which the server asks FL-MRCM's target site
 VALIDATION_SPLIT = "fedmr_split"  # header of a `validate` task: "val" asks for the validation volumes, not the test's
+REASON = "fedmr_reason"  # header by which a site tells the server why it has no update
 OUTSIDE = "fedmr_outside"  # in the server's context: sites of the job that do not train
 
 Arrays = Mapping[str, Any]

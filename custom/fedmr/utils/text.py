@@ -1,7 +1,11 @@
 """Text from elsewhere, made fit for a log, a terminal or a page."""
 
+import re
 import unicodedata
+from collections.abc import Iterable
 
+# paths, and names with an ending that is no number's
+_FILE = re.compile(r"[^\s'\"(),;]*[/\\][^\s'\"(),;]*|[^\s'\"(),;/\\]+\.[A-Za-z][A-Za-z0-9]{1,5}\b")
 LONGEST = 500  # characters that one message of a stranger may take
 # line and paragraph separators and invisible marks that turn the direction of writing, beside control characters
 _UNSAFE = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
@@ -19,6 +23,18 @@ def one_line(text: object, longest: int = LONGEST) -> str:
     start = str(text)[: longest + 1]
     clean = "".join(_visible(character) for character in start)
     return clean if len(clean) <= longest else f"{clean[:longest]}..."
+
+
+def without_names(text: str, names: Iterable[str] = ()) -> str:
+    """Return a text on one line in which no file, folder, patient or other name of a site stands.
+
+    Args:
+        text: e.g. the message of an error at a site, on its way to the server.
+        names: further words that must not stay, e.g. patients and files of a datalist.
+    """
+    for name in sorted({n for n in names if n}, key=len, reverse=True):
+        text = text.replace(name, "(name)")
+    return one_line(_FILE.sub("(file)", text))
 
 
 def _visible(character: str) -> str:
