@@ -92,9 +92,9 @@ def submit(
         changed = configured_job(job, Path(folder), settings=settings, init_from=init_from)
         wanted, required = ([name for name in text.split(",") if name] for text in (sites, require))
         absent = invite(changed, kits.sites, session.registered(), wanted=wanted, required=required)
+        for name in absent:
+            console.print(f"{name} is not connected: the job starts without it")
         number = session.submit(changed, again=again)
-    for site_name in absent:
-        console.print(f"{site_name} is not connected: the job starts without it")
     console.print(number)
     if wait:
         _wait(session, number)
