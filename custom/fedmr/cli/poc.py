@@ -1,5 +1,6 @@
 """`fedmr poc`: a provisioned federation on this machine."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
@@ -8,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from fedmr.cli.grouped import grouped
 from fedmr.cli.options import InitFrom, Settings, configured_job
 
 if TYPE_CHECKING:
@@ -65,17 +67,26 @@ def start(
     console.print("all sites are registered")
 
 
+@dataclass(frozen=True)
+class _Meant:
+    """Options of `submit` that say who takes part."""
+
+    sites: Annotated[str, typer.Option(help="Who is meant to take part, with commas; all by default.")] = ""
+    require: Annotated[str, typer.Option(help="Sites without which it must not start, with commas.")] = ""
+
+
 @app.command()
+@grouped
 def submit(
     job: Annotated[Path, typer.Argument(help="Job folder, or the name of a job of the package.")],
     workspace: _Workspace = _HERE,
     admin: _Admin = "",
     again: Annotated[bool, typer.Option("--again", help="Also while a job of this name is under way.")] = False,
     wait: _Wait = False,
-    sites: Annotated[str, typer.Option(help="Who is meant to take part, with commas; all by default.")] = "",
-    require: Annotated[str, typer.Option(help="Sites without which it must not start, with commas.")] = "",
     settings: Settings = None,
     init_from: InitFrom = None,
+    *,
+    meant: _Meant,
 ) -> None:
     """Submit a job and print its id.
 
@@ -90,7 +101,7 @@ def submit(
     session = Admin(kits, admin)
     with TemporaryDirectory(prefix="fedmr-job-") as folder:
         changed = configured_job(job, Path(folder), settings=settings, init_from=init_from)
-        wanted, required = ([name for name in text.split(",") if name] for text in (sites, require))
+        wanted, required = ([name for name in text.split(",") if name] for text in (meant.sites, meant.require))
         absent = invite(changed, kits.sites, session.registered(), wanted=wanted, required=required)
         for name in absent:
             console.print(f"{name} is not connected: the job starts without it")
