@@ -153,7 +153,7 @@ def _wait(session: "Admin", number: str) -> None:
 
 
 def _absent(session: "Admin", number: str) -> dict[str, str]:
-    """What sites that were meant to take part missed, by site, from the job's folder on the server."""
+    """Say what sites that were meant to take part missed, by site, from the job's folder on the server."""
     from fedmr.federation.kits import ConsortiumError
     from fedmr.runs.attendance import absences_of
     from fedmr.runs.run import RunError

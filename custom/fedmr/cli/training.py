@@ -89,10 +89,9 @@ def report(
     from fedmr.reports import cross_site
     from fedmr.reports.html import write_html
     from fedmr.reports.statistics import is_statistics, show
-    from fedmr.reports.table import personal_table
     from fedmr.runs.attendance import absences_of
     from fedmr.runs.protection import protection_tables
-    from fedmr.runs.run import best_round, parts_of_sites, read_figures, read_rounds, read_run_task
+    from fedmr.runs.run import read_figures, read_run_task
     from fedmr.study.report import is_study, write_report
 
     if is_study(run):
@@ -110,6 +109,21 @@ def report(
     figures = read_figures(run, complete=False)
     alone, task = cross_site.trained_alone(run), read_run_task(run)
     _show(figures, f"every site's own model of {run}" if alone else f"final global model of {run}", json_file, task)
+    _show_more(run, figures, alone=alone)
+    if not absent and cross_site.is_cross_site(run):
+        cross_site.show(run, console, run / "cross_site.png")
+    if picture:
+        shared = {site: image for site, image in _shared_images(run).items() if site in figures["sites"]}
+        _draw(shared, figures, picture, task)
+    if absent:
+        raise typer.Exit(3)
+
+
+def _show_more(run: Path, figures: dict[str, Any], *, alone: bool) -> None:
+    """Print personal models, who has no part in what, and which round's model is the best."""
+    from fedmr.reports.table import personal_table
+    from fedmr.runs.run import best_round, parts_of_sites, read_rounds
+
     if personal := personal_table(figures):
         console.print(personal)
     for name, words in parts_of_sites(run).items():
@@ -119,13 +133,6 @@ def report(
         console.print(
             f"best_FL_global_model.pt: as received in round {best['round']}, validation PSNR {best['psnr']:.2f} dB"
         )
-    if not absent and cross_site.is_cross_site(run):
-        cross_site.show(run, console, run / "cross_site.png")
-    if picture:
-        shared = {site: image for site, image in _shared_images(run).items() if site in figures["sites"]}
-        _draw(shared, figures, picture, task)
-    if absent:
-        raise typer.Exit(3)
 
 
 def _shared_images(run: Path) -> dict[str, Any]:
