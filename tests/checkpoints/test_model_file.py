@@ -40,6 +40,7 @@ def test_a_model_file_is_all_that_is_needed(saved, model, task):
     loaded = load_model(saved)
     assert same(loaded.net, model.net)
     assert loaded.task == task
+    assert loaded.task is loaded.task, "built once"
     assert loaded.card == model.card == json.loads(json.dumps(model.card))
     assert not hasattr(torch.load(saved, weights_only=True)[CARD_KEY], "__dict__")  # plain values only
 

@@ -69,7 +69,7 @@ def test_every_command_answers_the_short_option_for_help(command, fedmr):
         (("report", "run [old] 1"), "run [old] 1 is no run"),
         (("demo-data", "/dev/null"), "is a file"),
         (("demo-data", "/tmp/none", "--patients", 2), "patients=2"),
-        (("train", "nowhere", "--out", "/tmp/none", "--job", "nowhere"), "config_fed_client.conf"),
+        (("train", "nowhere", "--out", "/tmp/none", "--job", "nowhere"), "nowhere is no job: give a job folder"),
         (("export", "missing.pt", "--to", "onnx"), "missing.pt does not exist"),
         (("card", "missing.pt"), "missing.pt does not exist"),
         (("study", "nowhere.yaml"), "nowhere.yaml does not exist"),

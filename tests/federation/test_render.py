@@ -207,3 +207,16 @@ def test_a_job_takes_along_the_users_file_beside_its_source(tmp_path, monkeypatc
     assert check(configs, jobs) == []
     (configs / "render_own.py").write_text(OWN.replace("padding=1", "padding=2"))
     assert any("render_own.py is not what" in problem for problem in check(configs, jobs))
+
+
+def test_a_changed_include_is_read_again_and_no_job_changes_another(copies):
+    """Sources are parsed once for the same texts."""
+    configs, _ = copies
+    before = rendered(configs, "mscan_fedavg")
+    assert rendered(configs, "mscan_fedavg") == before
+    task = configs / "tasks" / "sr_x2.conf"
+    assert "patch_size = 24" in task.read_text()
+    task.write_text(task.read_text().replace("patch_size = 24", "patch_size = 33"))
+    after = rendered(configs, "mscan_fedavg")
+    assert "patch_size = 33" in after[CLIENT_CONFIG]
+    assert "patch_size = 24" in before[CLIENT_CONFIG]

@@ -2,6 +2,7 @@
 
 import pickle
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ class Model:
     net: nn.Module
     card: Card
 
-    @property
+    @cached_property
     def task(self) -> Task:
         """The task of the card."""
         return build_task(self.card["task"])
