@@ -140,3 +140,22 @@ def test_a_metrics_better_direction_is_that_of_the_better_image():
         if metric.higher_is_better is not None:
             better, worse = (metric.function(reference + share * noise, reference) for share in (0.1, 0.4))
             assert (better > worse) is metric.higher_is_better, name
+
+
+def test_psnr_and_ssim_equal_their_formulas(volumes):
+    """MONAI's metrics, which the package takes, against the definitions written out."""
+    prediction, reference = volumes
+    top, error = float(reference.max()), (prediction.double() - reference.double()).square().mean()
+    assert psnr(prediction, reference) == pytest.approx(float(10 * torch.log10(top**2 / error)), abs=1e-5)
+    x = torch.arange(11) - 5
+    line = torch.exp(-(x**2) / 4.5)
+    window = torch.outer(line, line)[None, None] / line.sum() ** 2
+
+    def blur(image):
+        return torch.nn.functional.conv2d(image.unsqueeze(1), window)
+
+    p, r = blur(prediction), blur(reference)
+    c1, c2 = (0.01 * top) ** 2, (0.03 * top) ** 2
+    covariance, variances = blur(prediction * reference) - p * r, blur(prediction**2) - p**2 + blur(reference**2) - r**2
+    value = (2 * p * r + c1) * (2 * covariance + c2) / ((p**2 + r**2 + c1) * (variances + c2))
+    assert ssim(prediction, reference) == pytest.approx(float(value.mean()), abs=1e-5)

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 FOREGROUND = 0.05  # fraction of a volume's maximum above which a voxel counts as foreground
@@ -54,8 +53,10 @@ def foreground(volume: Tensor, top: float | None = None) -> Tensor:
 
 def psnr(prediction: Tensor, reference: Tensor) -> float:
     """Return the peak signal-to-noise ratio of the whole volume (S, H, W) in dB; infinite for identical volumes."""
+    from monai.metrics.regression import PSNRMetric  # here, so that only a process that measures holds MONAI
+
     data_range = _check(prediction, reference)
-    return _decibel(float((prediction - reference).double().square().mean()), data_range)
+    return float(PSNRMetric(max_val=data_range)(prediction[None].float(), reference[None].float()))
 
 
 def psnr_foreground(prediction: Tensor, reference: Tensor) -> float:
@@ -81,21 +82,14 @@ def ssim(prediction: Tensor, reference: Tensor, batch: int = 2) -> float:
     Raises:
         ValueError: slices smaller than the 11 x 11 window.
     """
+    from monai.metrics.regression import SSIMMetric
+
     data_range = _check(prediction, reference)
     if min(reference.shape[-2:]) < _WINDOW:
         raise ValueError(f"slices of {tuple(reference.shape[-2:])} are smaller than SSIM's {_WINDOW} x {_WINDOW}")
-    x = torch.arange(_WINDOW, dtype=torch.float32, device=reference.device) - _WINDOW // 2
-    line = torch.exp(-(x**2) / (2 * _SIGMA**2))
-    line = line / line.sum()
-    c1, c2 = (_K1 * data_range) ** 2, (_K2 * data_range) ** 2
-    values = []
-    for p, r in zip(prediction.float().split(batch), reference.float().split(batch), strict=True):
-        maps = torch.stack([p, r, p * p, r * r, p * r]).flatten(0, 1).unsqueeze(1)
-        maps = F.conv2d(F.conv2d(maps, line.view(1, 1, -1, 1)), line.view(1, 1, 1, -1))
-        mu_p, mu_r, pp, rr, pr = maps.squeeze(1).unflatten(0, (5, -1))
-        luminance = (2 * mu_p * mu_r + c1) / (mu_p**2 + mu_r**2 + c1)
-        contrast = (2 * (pr - mu_p * mu_r) + c2) / (pp - mu_p**2 + rr - mu_r**2 + c2)
-        values.append((luminance * contrast).mean(dim=(1, 2)))
+    metric = SSIMMetric(2, data_range, win_size=_WINDOW, kernel_sigma=_SIGMA, k1=_K1, k2=_K2)
+    pairs = zip(prediction.float().split(batch), reference.float().split(batch), strict=True)
+    values = [metric(p.unsqueeze(1), r.unsqueeze(1)) for p, r in pairs]
     return float(torch.cat(values).double().mean())
 
 
