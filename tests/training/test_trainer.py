@@ -141,6 +141,9 @@ def test_super_resolve_equals_one_forward_pass_and_crops(task):
     assert output.shape == (700, 45, 48)
     expected = net(low[-1:, None])[0, 0, :45].clamp_min(0)
     assert torch.allclose(output[-1], expected, atol=1e-5)
+    with torch.no_grad():
+        batches = [net(part.unsqueeze(1).contiguous(memory_format=torch.channels_last)) for part in low.split(118)]
+    assert torch.equal(output, torch.cat(batches)[:, 0, :45].clamp_min(0))
 
 
 def test_baselines_are_those_of_physics(volumes, task):

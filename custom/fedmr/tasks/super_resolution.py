@@ -52,16 +52,23 @@ def super_resolve(net: nn.Module, low: Tensor, size: tuple[int, int]) -> Tensor:
     Returns:
         (S, H, W) float32 on the device of `low`, values >= 0 (a magnitude image has no negative ones).
     """
+    from monai.inferers import SliceInferer  # here, so that only a process that trains or tests holds MONAI
+
     net.eval()
     device = next(net.parameters()).device
-    batch = max(1, _EVALUATION_PIXELS // low[0].numel())
-    outputs = []
-    for part in low.split(batch):
-        part = part.unsqueeze(1).to(device).contiguous(memory_format=torch.channels_last)
+    height, width = low.shape[1:]
+
+    def forward(part: Tensor) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            output = net(part)
-        outputs.append(output[:, 0, : size[0], : size[1]].float().clamp_min(0).to(low.device))
-    return torch.cat(outputs)
+            output: Tensor = net(part.contiguous(memory_format=torch.channels_last))
+        return output.float()
+
+    batch = max(1, _EVALUATION_PIXELS // (height * width))
+    inferer = SliceInferer(
+        spatial_dim=0, roi_size=(height, width), sw_batch_size=batch, sw_device=device, device=low.device
+    )
+    output: Tensor = inferer(low[None, None], forward)
+    return output[0, 0, :, : size[0], : size[1]].clamp_min(0)
 
 
 @settings("task:")
