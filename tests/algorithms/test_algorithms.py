@@ -9,8 +9,11 @@ from rich.console import Console
 
 from fedmr.algorithms import ALGORITHMS
 from fedmr.algorithms.ditto import Ditto
+from fedmr.algorithms.fedbn import FedBN
+from fedmr.algorithms.feddyn import FedDyn
 from fedmr.algorithms.fedprox import FedProx
 from fedmr.algorithms.local import Local
+from fedmr.algorithms.private_head import PrivateHead
 from fedmr.algorithms.scaffold import Scaffold
 from fedmr.losses import WeightedSum
 from fedmr.nets import build
@@ -22,12 +25,12 @@ from fedmr.training.build import make_trainer
 from fedmr.training.engine import fit
 from fedmr.training.trainer import Trainer
 
-PARAMETERS = {"mu": 0.3, "strength": 0.3}
+PARAMETERS = {"mu": 0.3, "strength": 0.3, "alpha": 0.3, "private": ["tail"]}
 # but FL-MRCM, whose network is another: tests/test_cross_site_modelling.py
 EXAMPLES = [
     {"name": n} | {f.name: PARAMETERS[f.name] for f in dataclasses.fields(taken)}
     for n, taken in ALGORITHMS.items()
-    if n != "flmrcm"
+    if n not in ("flmrcm", "fedrep")
 ]
 
 
@@ -220,7 +223,9 @@ def test_a_restart_between_rounds_changes_nothing(start, algorithm, tmp_path):
 def test_every_algorithm_has_a_trainer_of_its_own(start):
     trainers = {a["name"]: start(**a) for a in EXAMPLES}
     hooks = {name: [type(hook) for hook in trainer.hooks] for name, trainer in trainers.items()}
-    assert hooks == {"fedavg": [], "fedprox": [FedProx], "scaffold": [Scaffold], "ditto": [Ditto], "local": [Local]}
+    kinds = {"fedprox": FedProx, "scaffold": Scaffold, "ditto": Ditto, "local": Local, "fedbn": FedBN}
+    kinds |= {"fedper": PrivateHead, "feddyn": FedDyn}
+    assert hooks == {"fedavg": []} | {name: [kind] for name, kind in kinds.items()}
     assert {type(trainer) for trainer in trainers.values()} == {Trainer}
 
 

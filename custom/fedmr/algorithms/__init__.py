@@ -5,9 +5,12 @@ from typing import Any
 
 from fedmr.algorithms.base import AlgorithmSettings, FedAvg
 from fedmr.algorithms.ditto import DittoSettings
+from fedmr.algorithms.fedbn import FedBNSettings
+from fedmr.algorithms.feddyn import FedDynSettings
 from fedmr.algorithms.fedprox import FedProxSettings
 from fedmr.algorithms.flmrcm import Mrcm
 from fedmr.algorithms.local import LocalSettings
+from fedmr.algorithms.private_head import FedPerSettings, FedRepSettings
 from fedmr.algorithms.scaffold import ScaffoldSettings
 
 ALGORITHMS: dict[str, type[AlgorithmSettings]] = {
@@ -17,6 +20,10 @@ ALGORITHMS: dict[str, type[AlgorithmSettings]] = {
     "ditto": DittoSettings,
     "local": LocalSettings,
     "flmrcm": Mrcm,
+    "fedbn": FedBNSettings,
+    "fedper": FedPerSettings,
+    "fedrep": FedRepSettings,
+    "feddyn": FedDynSettings,
 }
 
 

@@ -28,6 +28,7 @@ class Training(Protocol):
 
     epoch: int
     net: nn.Module
+    task: Any
 
     def twin(self, hooks: Sequence["Algorithm"]) -> "Training": ...
     def run_epoch(self, should_stop: Callable[[], bool] = ...) -> Progress: ...
