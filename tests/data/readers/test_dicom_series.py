@@ -142,3 +142,30 @@ def test_maps_phase_and_projections_are_left_out(tmp_path, tags, kind):
 def test_names_and_agent_give_the_contrast(tmp_path, tags, contrast):
     write_classic(tmp_path, Series(tags=tags))
     assert [scan.contrast for scan in find(tmp_path).scans] == [contrast]
+
+
+PRIVATE_B = {
+    "Siemens": (0x0019100C, "IS", "SIEMENS MR HEADER", ["0", "1000"]),
+    "GE": (0x00431039, "IS", "GEMS_PARM_01", [["1000000000", "8", "0", "0"], ["1000001000", "8", "0", "0"]]),
+    "Philips": (0x20011003, "FL", "Philips Imaging DD 001", [0.0, 800.0]),
+    "UIH": (0x00651009, "FD", "Image Private Header", [0.0, 1000.0]),
+}
+
+
+@pytest.mark.parametrize("vendor", PRIVATE_B)
+def test_b_values_in_each_vendors_own_element_split_a_series(tmp_path, vendor):
+    tag, kind, creator, values = PRIVATE_B[vendor]
+    uid = generate_uid()
+    for number, value in enumerate(values):
+        for place in range(5):
+            dataset = classic(Series(uid=uid), place)
+            dataset.add_new((tag >> 16, 0x0010), "LO", creator)
+            dataset.add_new(tag, kind, value)
+            dataset.InstanceNumber = 2 * place + number + 1
+            save(dataset, tmp_path / f"{number}_{place}")
+    found = find(tmp_path)
+    assert found.problems == []
+    assert [scan.key for scan in found.scans] == [f"{uid}-b1", f"{uid}-b2"]
+    for number, scan in enumerate(found.scans):
+        assert {path.name[0] for path in scan.files} == {str(number)}
+        assert_shows_the_field(dicom.read(scan))

@@ -19,6 +19,7 @@ DIFFERENCES = (
     ("0019100C", "b"),  # Siemens
     ("00431039", "b"),  # GE
     ("20011003", "b"),  # Philips
+    ("00651009", "b"),  # UIH
     ("DiffusionGradientOrientation", "direction"),
     ("TemporalPositionIdentifier", "time"),
     ("AcquisitionNumber", "acquisition"),
