@@ -26,7 +26,7 @@ from fedmr.utils.environment import ROOT
 def prepared(source: Path, data: Path) -> Path:
     """Prepare every site of `source` below `data` by its split.csv, and return `data`."""
     for folder in sorted(source.glob("site-*")):
-        prepare(folder, site=folder.name, out=data, options=Options(split_file=source / "split.csv"))
+        prepare(folder, site=folder.name, out=data, options=Options(split_file=source / "split.csv", keep_grid=True))
     return data
 
 

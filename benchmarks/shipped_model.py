@@ -78,8 +78,8 @@ def training_facts(model: Model, data: Path) -> dict[str, Any]:
         for volume in model.task.load(folder, ("train",)):
             scan = nib.load(folder / entries[volume.name]["image"])
             zooms = sorted(float(zoom) for zoom in scan.header.get_zooms()[:3])  # the slice axis has the largest
-            scale = model.task.scale
-            spacing = zooms[2], zooms[1] * scale, zooms[0] * scale
+            rows, columns = model.task.scale
+            spacing = zooms[2], zooms[1] * rows, zooms[0] * columns
             facts.append(scan_facts(volume.lr.numpy(), spacing, 1.0))
             volumes.append(volume)
     return summarise_volumes(volumes) | {"ranges": ranges(facts)}

@@ -298,4 +298,4 @@ def test_an_interrupted_series_leaves_nothing_and_what_was_there(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         super_resolve_series(SuperResolver(model()), scan, tmp_path / "result", progress=stop)
     assert {path.name: path.read_bytes() for path in (tmp_path / "result").iterdir()} == before
-    assert {path.name for path in tmp_path.iterdir()} == {"in", "result"}
+    assert {path.name for path in tmp_path.iterdir()} == {"in", "result", "result.fedmr.json"}

@@ -223,7 +223,8 @@ def test_a_folder_of_nifti_files_gives_the_same_names_and_goes_on_after_a_bad_on
     bad.write_bytes(bad.read_bytes()[:-40])
     outcome = infer(saved, tmp_path / "in", tmp_path / "out")
     assert outcome.written == [tmp_path / "out" / name for name in names]
-    assert set(content(tmp_path / "out")) == {*names}
+    records = {name.partition(".nii")[0] + ".fedmr.json" for name in names}
+    assert set(content(tmp_path / "out")) == {*names} | records
     assert len(outcome.problems) == 1
     assert str(bad) in outcome.problems[0]
     assert outcome.left_out == {"mask or segmentation": 1}

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from fedmr import __version__
 from fedmr.data.acquired_grid import grid_note
+from fedmr.data.contrasts import contrast_of
 from fedmr.data.images import Image, check, load_nifti, read_nifti
+from fedmr.inference.examination import Examination, examine, say, write_record
 from fedmr.inference.super_resolver import SuperResolver, check_memory
 from fedmr.physics.degradation import scale_text
 from fedmr.utils.errors import DataError
@@ -77,7 +79,7 @@ def super_resolve_nifti(
     storage = _storage(stored, resolver.options.data_consistency)
     if image.voxels.size == 0:
         raise DataError(f"{source} has shape {image.voxels.shape}: it holds no voxel. Convert it again")
-    output, step, notes = _volumes(resolver, image, source, storage, progress)
+    output, step, notes, found = _volumes(resolver, image, source, storage, progress)
     if storage.clipped:
         notes.append(f"{storage.clipped} voxels lie beyond what {storage.dtype} holds and were clipped to its limits")
     finished = _with_header(output, stored, step, scale_text(resolver.task.scale))
@@ -85,35 +87,39 @@ def super_resolve_nifti(
     if resolver.options.deidentify:
         _clear_texts(finished.header)
     write_atomically(target, lambda handle: write_nifti(finished, handle, packed=target.suffix.lower() == ".gz"))
-    return list(dict.fromkeys(notes))
+    write_record(target, resolver, found)
+    return list(dict.fromkeys(notes + say(found)))
 
 
 def _volumes(
     resolver: SuperResolver, image: Image, source: Path, storage: Storage, progress: Callable[[int, int], None]
-) -> tuple[NDArray[Any], NDArray[np.float64], list[str]]:
+) -> tuple[NDArray[Any], NDArray[np.float64], list[str], list[Examination]]:
     """Super-resolve the volumes of an image one by one; of a series, one that is all 0 stays so.
 
     Returns:
-        voxels as stored, of as many dimensions; the map from their indices to those of the input; notes for people.
+        voxels as stored, of as many dimensions; the map from their indices to those of the input; notes for people;
+        and what was found of every volume that was super-resolved.
     """
     series = image.voxels.shape[3:]
     total, notes = int(np.prod(series)), list[str]()
     empty = {index for index in np.ndindex(series) if series and not np.any(image.voxels[(..., *index)])}
     chosen = [(number, index) for number, index in enumerate(np.ndindex(series)) if index not in empty]
     output: NDArray[Any] = np.empty(0)
+    found = []
     for done, (number, index) in enumerate(chosen or [(0, next(np.ndindex(series)))]):
         volume, filled = _without_nan(Image(image.voxels[(..., *index)], image.affine, notes=image.notes))
         name = f"volume {number + 1} of {source}" if series else source
         finer = grid_note(volume) if done == 0 else []
         notes += [*filled, *check(volume, name, least_side=resolver.least_side), *finer]
         result, step = resolver(volume, progress=partial(_advance, progress, number, total))
+        found.append(examine(resolver, volume, result, contrast=contrast_of(source.name)))
         if not output.size:
             check_memory((*result.voxels.shape, *series), storage.dtype.itemsize)
             output = np.full((*result.voxels.shape, *series), storage.store(np.zeros(1, np.float32))[0])
         output[(..., *index)] = storage.store(result.voxels)
     if empty:
         notes.append(f"{len(empty)} of its {total} volumes hold nothing but 0 and stay so")
-    return output, step, notes
+    return output, step, notes, found
 
 
 def _advance(progress: Callable[[int, int], None], number: int, total: int, done: int, slices: int) -> None:

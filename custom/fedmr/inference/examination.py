@@ -1,0 +1,110 @@
+"""Whether a scan is of the kind that a model was trained on, and how far the result departs from it."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedmr import __version__
+from fedmr.checkpoints.card import Card
+from fedmr.data.contrasts import UNKNOWN
+from fedmr.data.images import Image, canonical
+from fedmr.data.scan_facts import outside, scan_facts
+from fedmr.data.volumes import normalisation
+from fedmr.inference.super_resolver import PLANES, SuperResolver, impose
+from fedmr.utils.files import write_atomically
+
+SUFFIX = ".fedmr.json"
+_EVERY = 4  # slices whose k-space is compared
+
+
+@dataclass(frozen=True)
+class Examination:
+    """Result of looking at a scan beside its super-resolved image.
+
+    Attributes:
+        warnings: why the model may do less for this scan than its card says; empty if nothing speaks against it.
+        expected_gain: mean gain in PSNR over zero-filling on the card's test scans, of this contrast where the card
+            tells, dB; None if the card has no figures.
+        kspace_departure: norm of the change that data consistency would make over the norm of the result, in [0, 1].
+    """
+
+    warnings: tuple[str, ...]
+    expected_gain: float | None
+    kspace_departure: float
+
+
+def examine(
+    resolver: SuperResolver, image: Image, result: Image, *, plane: str = "", contrast: str = ""
+) -> Examination:
+    """Compare a scan with the card's training scans, and its result with what was measured.
+
+    Args:
+        resolver: gives the card, and scale and grid of its task.
+        image: the scan, (X, Y, Z).
+        result: what `resolver` made of it.
+        plane: of the slices, as given to `resolver`.
+        contrast: of the scan, if known.
+    """
+    turned = canonical(image)
+    axis = PLANES[plane or resolver.options.plane] if plane or resolver.options.plane else turned.slice_axis
+    low, high = (_slices(volume, axis) for volume in (turned, canonical(result)))
+    spacing = (turned.spacing[axis], *(turned.spacing[a] for a in range(3) if a != axis))
+    facts = scan_facts(low, spacing, normalisation(torch.from_numpy(low).clamp_min(0)))
+    card = resolver.model.card
+    known = card["data"].get("contrasts", {})
+    warnings = outside(facts, card["data"].get("ranges", {}))
+    if contrast and contrast != UNKNOWN and known and contrast not in known:
+        warnings.insert(0, f"its contrast is {contrast}; the model was trained on {', '.join(sorted(known))}")
+    return Examination(tuple(warnings), _gain(card, contrast), _departure(resolver, low[::_EVERY], high[::_EVERY]))
+
+
+def _slices(image: Image, axis: int) -> NDArray[np.float32]:
+    return np.ascontiguousarray(np.moveaxis(image.voxels, axis, 0), dtype=np.float32)
+
+
+def _gain(card: Card, contrast: str) -> float | None:
+    figures = card["metrics"]
+    if not {"model", "zero_filled"} <= set(figures):
+        return None
+    overall = float(figures["model"]["psnr"] - figures["zero_filled"]["psnr"])
+    return round(float(figures.get("gain_by_contrast", {}).get(contrast, overall)), 2)
+
+
+def _departure(resolver: SuperResolver, low: NDArray[np.float32], high: NDArray[np.float32]) -> float:
+    """Return how far (S, H, W) is from the nearest image whose k-space agrees with (S, h, w); see `impose`."""
+    given, made = torch.from_numpy(low), torch.from_numpy(high)
+    change = impose(made, given, resolver.task.scale, resolver.task.grid) - made
+    return float(change.norm() / made.norm().clamp_min(1e-12))
+
+
+def say(examinations: Sequence[Examination]) -> list[str]:
+    """Return one line that says what is outside the model's training, or none."""
+    warnings = list(dict.fromkeys(warning for found in examinations for warning in found.warnings))
+    return [f"outside the model's training, look at the result with care: {'; '.join(warnings)}"] if warnings else []
+
+
+def write_record(target: Path, resolver: SuperResolver, examinations: Sequence[Examination]) -> Path:
+    """Write what was found beside a result, file or folder, as NAME.fedmr.json; it names no patient and no path.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    name = target.name
+    for ending in (".gz", ".nii"):
+        name = name[: -len(ending)] if name.lower().endswith(ending) else name
+    record = {
+        "fedmr": __version__,
+        "scale": list(resolver.task.scale),
+        "network": dict(resolver.task.network),
+        "training": resolver.model.card["training"],
+        "data_consistency": resolver.options.data_consistency,
+        "volumes": [asdict(found) for found in examinations],
+    }
+    path = target.with_name(name + SUFFIX)
+    write_atomically(path, lambda handle: handle.write((json.dumps(record, indent=1) + "\n").encode()))
+    return path
