@@ -306,6 +306,28 @@ def test_a_sites_own_failure_passes_its_guard():
     assert SiteGuard(LIMITS).process(failed, FLContext()) is failed
 
 
+JUNK = {
+    "meta": lambda reply: reply["DXO"]["meta"].update(junk=b"x" * 100_000_000),
+    "metrics": lambda reply: reply["DXO"]["meta"].update({MetaKey.INITIAL_METRICS: {"psnr": 30.0, "a": ["x"] * 10**6}}),
+    "header": lambda reply: reply.set_header("junk", "x" * 10_000_000),
+    "message": lambda reply: reply.update(junk=np.zeros(10**6)),
+    "DXO": lambda reply: reply["DXO"].update(junk=dict.fromkeys(range(10000), "x" * 1000)),
+}
+
+
+@pytest.mark.parametrize("place", JUNK)
+def test_an_update_that_carries_junk_is_left_out_by_name(place, tmp_path):
+    def full():
+        reply = update("site-2")
+        JUNK[place](reply)
+        return reply
+
+    server, _ = serve(tmp_path, {"site-2": {0: full}})
+    (record,) = read_rejections(server.run_folder)
+    assert record["site"] == "site-2"
+    assert "bytes beside its values" in record["reason"]
+
+
 @pytest.mark.parametrize("arguments", [({}, 3), ({"learning_rate": 1e-3, "factor": 2}, 3), (LIMITS, 0)])
 def test_a_guard_that_cannot_be_is_refused_when_the_job_starts(arguments):
     with pytest.raises(ValueError, match="guard: "):

@@ -1,8 +1,11 @@
 """Nothing that a stranger writes becomes a line of its own or a command to a terminal."""
 
+import time
+
+import numpy as np
 import pytest
 
-from fedmr.utils.text import one_line, without_names
+from fedmr.utils.text import larger_than, one_line, without_names
 
 HOSTILE = [
     "x\n2026-01-01 00:00:00,000 - ScatterAndGather - INFO - Round 99 finished.",
@@ -46,3 +49,31 @@ def test_long_text_is_cut_and_says_so():
 )
 def test_no_name_of_a_file_or_patient_leaves_with_a_reason(text, cleaned):
     assert without_names(text, ["DOE^JANE", ""]) == cleaned
+
+
+NESTED: list = []
+NESTED.append(NESTED)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "a" * 1001,
+        b"a" * 1001,
+        {"a" * 1001: 1},
+        [1] * 200,
+        [["a" * 300]] * 4,
+        np.zeros(200),
+        NESTED,
+        {1: {2: {3: "a" * 999}}},
+    ],
+)
+def test_a_value_larger_than_the_limit_is_found_however_it_is_wrapped(value):
+    assert larger_than(value, 1000)
+
+
+def test_a_value_within_the_limit_is_let_through_and_a_huge_one_is_not_walked():
+    assert not larger_than({"psnr": 30.0, "names": ["a", "b"]}, 1000)
+    started = time.perf_counter()
+    assert larger_than([None] * 10_000_000, 1000)
+    assert time.perf_counter() - started < 5

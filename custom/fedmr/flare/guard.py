@@ -33,7 +33,9 @@ from fedmr.flare.messages import OUTSIDE, REASON, unpack
 from fedmr.flare.rejections import note_left_out
 from fedmr.flare.undoing import CAN_UNDO, FINAL_METRICS, FINAL_MODEL_TESTED, VERDICT
 from fedmr.flare.versions import VERSIONS, differences, fault_of_versions, own_versions, read_versions, write_versions
-from fedmr.utils.text import one_line
+from fedmr.utils.text import larger_than, one_line
+
+_MOST_BESIDE = 4_000_000  # bytes beside the values: meta, metrics, headers; honest ones take thousands
 
 
 class ServerGuard(Filter):
@@ -220,6 +222,8 @@ class ServerGuard(Filter):
         if code != ReturnCode.OK:
             raise ValueError(one_line(shareable.get_header(REASON, f"the site reports {code}")))
         dxo = from_shareable(shareable)
+        if larger_than(_beside(shareable, dxo), _MOST_BESIDE):
+            raise ValueError(f"it carries more than {_MOST_BESIDE} bytes beside its values")
         encrypted = dxo.get_meta_prop(MetaKey.PROCESSED_ALGORITHM) is not None
         if encrypted != self.encrypted:
             raise ValueError("it is encrypted" if encrypted else "it is not encrypted")
@@ -292,6 +296,19 @@ class SiteGuard(Filter):
             return shareable
         self.log_error(fl_ctx, f"{fl_ctx.get_identity_name()} | update withheld: {fault}", fire_event=False)
         return make_reply(ReturnCode.TASK_RESULT_FILTER_ERROR, {REASON: f"withheld by the site: {fault}"})
+
+
+def _beside(shareable: Shareable, dxo: DXO) -> list[Any]:
+    """All that a message holds but its values, which are checked on their own."""
+    parts = dxo.data.values() if dxo.data_kind == DataKind.COLLECTION and isinstance(dxo.data, Mapping) else ()
+    content = shareable.get("DXO")
+    more = [value for key, value in content.items() if key != "data"] if isinstance(content, Mapping) else [content]
+    return [
+        *more,
+        dxo.meta,
+        *(getattr(part, "meta", None) for part in parts),
+        *([key, value] for key, value in shareable.items() if key != "DXO"),
+    ]
 
 
 def _shapes(weights: Mapping[str, Any]) -> dict[str, Shape]:

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 # paths, and names with an ending that is no number's
 _FILE = re.compile(r"[^\s'\"(),;]*[/\\][^\s'\"(),;]*|[^\s'\"(),;/\\]+\.[A-Za-z][A-Za-z0-9]{1,5}\b")
@@ -40,3 +40,27 @@ def without_names(text: str, names: Iterable[str] = ()) -> str:
 def _visible(character: str) -> str:
     unsafe = unicodedata.category(character) in _UNSAFE
     return character.encode("unicode_escape").decode("ascii") if unsafe else character
+
+
+def larger_than(value: object, limit: int) -> bool:
+    """Whether a value that another party sent holds more than `limit` bytes of text, numbers and entries.
+
+    It stops as soon as it knows, and neither copies nor recurses; an entry counts eight bytes whatever it is.
+    """
+    stack, total = [value], 0
+    while stack:
+        one = stack.pop()
+        total += 8
+        if isinstance(one, str | bytes | bytearray):
+            total += len(one)
+        elif isinstance(one, Mapping):
+            stack.extend(one.keys())
+            stack.extend(one.values())
+        elif isinstance(one, list | tuple | set | frozenset):
+            stack.extend(one)
+        else:
+            size = getattr(one, "nbytes", 0)
+            total += size if isinstance(size, int) else limit + 1
+        if total > limit or 8 * len(stack) > limit:
+            return True
+    return False
