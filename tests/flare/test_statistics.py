@@ -1,6 +1,7 @@
 """The job's statistics through FLARE's own handler, filter and server functions; only messages are stood in for."""
 
 import importlib
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,6 +26,7 @@ from fedmr.federation.render import CLIENT_CONFIG, SERVER_CONFIG
 from fedmr.flare.statistics import SmallDataSetCleanser
 from fedmr.privacy.policy import POLICY_FILE
 from fedmr.reports.statistics import ARTEFACT, INTENSITY, PER_PATIENT, PER_VOLUME, Sample
+from phantoms import write_site
 
 JOB = Path(__file__).parents[2] / "jobs" / "federated_stats"
 CLIENT, SERVER = (ConfigFactory.parse_file(JOB / c).as_plain_ordered_dict() for c in (CLIENT_CONFIG, SERVER_CONFIG))
@@ -232,3 +234,16 @@ def test_no_job_lowers_the_sites_own_least_number_of_patients(tmp_path):
     bare = [i for i in ids if not isinstance(site.components[i], SmallDataSetCleanser)]
     with pytest.raises(ValueError, match="min_patients"):
         site.reply(inputs, build(FILTER | {"args": {"result_cleanser_ids": bare}}))
+
+
+def test_a_job_whose_cohort_differs_by_one_patient_from_an_earlier_one_gets_nothing(root, caplog):
+    (root / "local" / POLICY_FILE).write_text('{"min_patients": 5}')
+    folder = write_site(root.parents[1] / "data", "site-1", seed=1, patients=6)
+    assert not Site("site-1", root).components["generator"].failed
+    shutil.rmtree(folder)
+    write_site(root.parents[1] / "data", "site-1", seed=1, patients=7)
+    again = Site("site-1", root)
+    reply = again.reply(build(CONTROLLER)._prepare_inputs(StC.STATS_1st_STATISTICS))
+    assert reply.get_return_code() == ReturnCode.EXECUTION_EXCEPTION
+    assert "differs by the scans of 1 patient(s)" in caplog.text
+    assert "sub-6" not in caplog.text

@@ -145,7 +145,7 @@ def preflight(
         def advance(what: str, done: int, total: int) -> None:
             bar.update(line, description=what, completed=done, total=total)
 
-        report = look(data, task, try_steps=dry_run, workspace=workspace, progress=advance)
+        report = look(data, task, try_steps=dry_run, workspace=workspace, job=job, progress=advance)
     for name, rows in report.items():
         console.print(table(rows, name))
     console.print(verdict(report))

@@ -17,14 +17,16 @@ from nvflare.app_common.statistics.statistics_privacy_cleanser import Statistics
 from nvflare.fuel.utils.log_utils import get_obj_logger
 
 from fedmr.flare.sites import local_folder, site_folder
+from fedmr.privacy.cohorts import COHORTS_FILE, Cohorts
 from fedmr.privacy.policy import read_policy
-from fedmr.reports.statistics import Sample, measure
+from fedmr.reports.statistics import Sample, cohorts, measure
 
 
 class SiteStatistics(Statistics):
     """Statistics of a site's scans; what is counted is in `fedmr.reports.statistics`.
 
-    The volumes are read once, when the job starts. A site whose data cannot be used says why, once.
+    The volumes are read once, when the job starts. A site whose data cannot be used says why, once. So does one whose
+    earlier statistics were of nearly the same patients (`fedmr.privacy.cohorts`).
 
     Args:
         data_sets: which volumes belong to which data set; see `fedmr.reports.statistics.measure`.
@@ -43,6 +45,9 @@ class SiteStatistics(Statistics):
         try:
             folder = site_folder(fl_ctx)
             prefix = f"{folder}{os.sep}"
+            local = local_folder(fl_ctx)
+            least = read_policy(local).min_patients
+            Cohorts(local / COHORTS_FILE).release(cohorts(folder, self.data_sets), least)
             self._samples = measure(folder, self.data_sets)
         except (ValueError, OSError) as error:
             self.failed = True

@@ -123,6 +123,12 @@ def measure(folder: Path, data_sets: Mapping[str, Mapping[str, Sequence[str]]]) 
     return {name: _measure(folder, entries) for name, entries in chosen.items()}
 
 
+def cohorts(folder: Path, data_sets: Mapping[str, Mapping[str, Sequence[str]]]) -> dict[str, dict[str, str]]:
+    """Patient by volume of every data set; arguments and errors are those of `measure`."""
+    chosen = _choose(read_datalist(folder)["volumes"], data_sets)
+    return {name: {e["image"]: e["patient"] for e in entries} for name, entries in chosen.items()}
+
+
 def _choose(
     entries: Sequence[dict[str, Any]], data_sets: Mapping[str, Mapping[str, Sequence[str]]]
 ) -> dict[str, list[dict[str, Any]]]:

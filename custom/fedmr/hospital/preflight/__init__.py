@@ -13,6 +13,7 @@ from rich.text import Text
 
 from fedmr.data.datalist import read_datalist, site_folders
 from fedmr.hospital.preflight import data, machine, privacy
+from fedmr.hospital.preflight.kit import kit_checks
 from fedmr.hospital.preflight.machine import Step
 from fedmr.hospital.preflight.site import Check, Site, Status, read_site
 from fedmr.tasks.base import Task
@@ -41,6 +42,7 @@ def preflight(
     *,
     try_steps: Callable[[Path, Task], Step],
     workspace: Path = Path(),
+    job: Path | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> Report:
     """Check the machine and one or several sites.
@@ -49,7 +51,8 @@ def preflight(
         root: a site's folder, or a data root with several.
         task: the task of the job to come.
         try_steps: trains a few steps on a site's folder as the job would; raises what the job would fail with.
-        workspace: folder on the disk that will hold the FLARE run.
+        workspace: folder on the disk that will hold the FLARE run; of a kit, its policy and keys are looked at too.
+        job: job to come, which is held to the kit's policy.
         progress: told what is being done, and how many of how many volumes are read.
 
     Returns:
@@ -63,7 +66,8 @@ def preflight(
         raise ValueError(f"{workspace} does not exist; give the folder of the FLARE site as --workspace")
     # not resolve(), which would follow a link to a folder of another name
     folders = site_folders(Path(os.path.abspath(root)))  # noqa: PTH100
-    report = {MACHINE: [machine.versions(), machine.processor(), machine.disk(task, workspace)]}
+    rows = [machine.versions(), machine.processor(), machine.disk(task, workspace)]
+    report = {MACHINE: [*rows, *kit_checks(workspace, job, folders)]}
     return report | {folder.name: _check_site(folder, task, try_steps, progress) for folder in folders}
 
 
