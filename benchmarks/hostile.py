@@ -4,7 +4,7 @@
 
 One process, without a network: FLARE's own controller, executor and messages, the job's guard, aggregator and learner.
 The data are made by `fedmr demo-data` with six sites, of which the middle is taken; site-1 to site-4 are honest. The
-network is smaller than the job's too, so that a row takes half a minute. The table goes to benchmarks/results.
+network is smaller than the job's too, so that a row takes seconds. The table goes to benchmarks/results.
 """
 
 import argparse
@@ -182,8 +182,8 @@ def run(task: Task, sites: dict[str, Attack | None], rounds: int, bounds: dict[s
 
 
 def middle(image: np.ndarray) -> np.ndarray:
-    """96 x 96 pixels of eight slices around the centre."""
-    kept = tuple(slice(max(n // 2 - m, 0), n // 2 + m) for n, m in zip(image.shape, (48, 48, 4), strict=True))
+    """64 x 64 pixels of four slices around the centre."""
+    kept = tuple(slice(max(n // 2 - m, 0), n // 2 + m) for n, m in zip(image.shape, (32, 32, 2), strict=True))
     return image[kept]
 
 
@@ -220,7 +220,7 @@ def rows_of(task: Task, data: Path, rounds: int, wanted: list[str]) -> dict[str,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=ROOT / "data")
-    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--rows", nargs="*", default=[])
     parser.add_argument(
         "--write", type=Path, nargs="*", help="make the page of rows that were printed into these files"

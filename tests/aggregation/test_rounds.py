@@ -91,6 +91,13 @@ def test_claimed_steps_buy_at_most_three_medians_of_weight(steps):
     assert share is not None or "steps" in shares.left_out["hostile"]
 
 
+@pytest.mark.parametrize("steps", [40, 400, 2400])
+def test_claimed_steps_excuse_no_length(steps):
+    """Three hundred times as far as the others, in their own direction, with sixty times the steps."""
+    sites = federation(hostile=contribution(honest(7) * 300, steps))
+    assert set(shares_of(sites, Bounds()).left_out) == {"hostile"}
+
+
 def test_of_two_sites_nobody_can_tell_who_is_right():
     sites = {"a": contribution(COMMON, 1), "b": contribution(-COMMON * 100, 1000)}
     shares = shares_of(sites, Bounds())

@@ -11,7 +11,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import ReservedHeaderKey
 from nvflare.app_common.app_constant import AppConstants
 
-from fedmr.flare.aggregators import WeightedAggregator
+from fedmr.flare.aggregators import RunningAggregator, WeightedAggregator
 
 RNG = np.random.default_rng(0)
 UPDATES = {f"site-{k}": {"w": RNG.normal(size=(50, 7)).astype(np.float32) * 10.0**-k} for k in range(1, 5)}
@@ -65,3 +65,12 @@ def test_another_kind_of_data_is_refused(kind):
     shareable = contribution("site-1", UPDATES["site-1"])
     DXO(kind, data=UPDATES["site-1"]).update_shareable(shareable)
     assert not aggregator.accept(shareable, fl_ctx)
+
+
+def test_the_running_sum_is_the_same_mean_and_holds_no_update():
+    aggregator, fl_ctx = RunningAggregator(expected_data_kind=DataKind.WEIGHT_DIFF), context()
+    aggregator.handle_event(EventType.START_RUN, fl_ctx)
+    for site in UPDATES:
+        assert aggregator.accept(contribution(site, UPDATES[site]), fl_ctx)
+    assert np.array_equal(from_shareable(aggregator.aggregate(fl_ctx)).data["w"], aggregate(UPDATES))
+    assert not hasattr(aggregator, "_held")

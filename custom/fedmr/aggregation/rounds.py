@@ -128,8 +128,10 @@ def _far(steps: Mapping[str, float], norms: Mapping[str, Mapping[str, float]], b
     usual, found = median(steps.values()), {}
     paces = {part: median(by_site[site] / steps[site] for site in steps) for part, by_site in norms.items()}
     for site, taken in steps.items():
-        # a site of few steps goes further in each of them: it is measured as one of the usual number
-        times = [norms[part][site] / max(taken, usual) / pace for part, pace in paces.items() if pace]
+        # a site of few steps goes further in each of them: it is measured as one of the usual number; many that are
+        # claimed excuse no more than those that count
+        credit = min(max(taken, usual), bounds.weight * usual)
+        times = [norms[part][site] / credit / pace for part, pace in paces.items() if pace]
         if taken > bounds.far_steps * usual:
             found[site] = f"it claims {taken:g} steps, {taken / usual:.3g} times the round's median"
         elif max(times, default=0.0) > bounds.far_norm:

@@ -10,7 +10,10 @@ from collections.abc import Iterable, Sequence
 
 _FEDMR = (
     "fedmr.flare.aggregators.EqualAggregator",
+    "fedmr.flare.aggregators.RunningAggregator",
     "fedmr.flare.aggregators.WeightedAggregator",
+    "fedmr.flare.ckks.CkksDecryptor",
+    "fedmr.flare.ckks.CkksEncryptor",
     "fedmr.flare.filters.GaussianPrivacy",
     "fedmr.flare.filters.StrictExcludeVars",
     "fedmr.flare.filters.StrictPercentilePrivacy",
@@ -53,8 +56,6 @@ _FLARE = (
     "nvflare.app_common.workflows.scatter_and_gather_scaffold.ScatterAndGatherScaffold",
     "nvflare.app_common.workflows.statistics_controller.StatisticsController",
     "nvflare.app_opt.he.intime_accumulate_model_aggregator.HEInTimeAccumulateWeightedAggregator",
-    "nvflare.app_opt.he.model_decryptor.HEModelDecryptor",
-    "nvflare.app_opt.he.model_encryptor.HEModelEncryptor",
     "nvflare.app_opt.he.model_serialize_filter.HEModelSerializeFilter",
     "nvflare.app_opt.he.model_shareable_generator.HEModelShareableGenerator",
     "nvflare.app_opt.pt.fedopt.PTFedOptModelShareableGenerator",

@@ -9,7 +9,7 @@ from fedmr.utils.class_path import refusal, targets
 from fedmr.utils.hocon import UnsafeConfigError, read_hocon
 
 _LOG_STREAMS = "nvflare.app_common.logging."
-_ENCRYPTORS = ("fedmr.flare.he.PackedEncryptor", "nvflare.app_opt.he.model_encryptor.HEModelEncryptor")
+_ENCRYPTORS = ("fedmr.flare.he.PackedEncryptor", "fedmr.flare.ckks.CkksEncryptor")
 _STATISTICS, _STATISTICS_FILTER = (
     "fedmr.flare.statistics.SiteStatistics",
     "fedmr.flare.statistics.StrictStatisticsFilter",

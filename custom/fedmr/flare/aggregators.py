@@ -83,6 +83,34 @@ class WeightedAggregator(InTimeAccumulateWeightedAggregator):
         return given
 
 
+class RunningAggregator(InTimeAccumulateWeightedAggregator):
+    """FLARE's weighted in-time aggregation in float64, which holds one model whatever the number of sites.
+
+    For federations whose updates of a round do not fit into the server's memory. It cannot look at a round's updates
+    beside each other: what `WeightedAggregator` leaves out, shortens or caps counts in full here. That leaves what
+    the guard sees in an update when it comes, and the undoing of bad models.
+    """
+
+    def accept(self, shareable: Shareable, fl_ctx: FLContext) -> bool:
+        """Add one site's update; see the base class."""
+        site = shareable.get_peer_prop(ReservedKey.IDENTITY_NAME, "?")
+        for aggregator in self.dxo_aggregators.values():
+            aggregator.aggregation_weights.setdefault(site, 1.0)  # else FLARE warns each round for each site
+        try:
+            dxo = from_shareable(shareable)
+        except ValueError:
+            return bool(super().accept(shareable, fl_ctx))  # the base class reports it
+        _cast(dxo, np.float64)
+        return bool(super().accept(dxo.update_shareable(shareable), fl_ctx))
+
+    def aggregate(self, fl_ctx: FLContext) -> Shareable:
+        """Weighted mean of the accepted updates, float32."""
+        result = super().aggregate(fl_ctx)
+        dxo = from_shareable(result)
+        _cast(dxo, np.float32)
+        return dxo.update_shareable(result)
+
+
 class EqualAggregator(WeightedAggregator):
     """Every site counts the same, however many steps it took.
 

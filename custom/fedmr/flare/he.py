@@ -29,7 +29,7 @@ from fedmr.privacy.packing import ALGORITHM, CIPHERTEXTS, HEADER, Encrypted, Pac
 from fedmr.utils.text import one_line
 
 _CONTEXT = "client_context.tenseal"  # as FLARE's HEBuilder names it
-_REFUSED = "the site refuses the model"
+REFUSED = "the site refuses the model"
 
 
 class _KeyHolder(Filter):
@@ -141,7 +141,7 @@ class PackedDecryptor(_KeyHolder):
             weights = self._weights(from_shareable(shareable))
         except Exception as error:  # the answer must not depend on what went wrong
             lock.add(one_line(error))
-            raise ContentBlockedException(_REFUSED) from None
+            raise ContentBlockedException(REFUSED) from None
         return DXO(DataKind.WEIGHTS, weights).update_shareable(shareable) if weights is not None else shareable
 
     def _weights(self, dxo: DXO) -> dict[str, Any] | None:
@@ -151,7 +151,7 @@ class PackedDecryptor(_KeyHolder):
             ValueError: the model must not be used.
         """
         if dxo.get_meta_prop(MetaKey.PROCESSED_ALGORITHM) is None:
-            digest = _digest(dxo)
+            digest = digest_of(dxo)
             if self._layout and digest != self._plain:
                 raise ValueError("a second plaintext model")
             self._layout, self._plain = layout_of(dxo.data), digest
@@ -244,7 +244,7 @@ class HEModelLocator(PTFileModelLocator):
         return dxo
 
 
-def _digest(dxo: DXO) -> bytes:
+def digest_of(dxo: DXO) -> bytes:
     """Hash of plaintext weights.
 
     Raises:
