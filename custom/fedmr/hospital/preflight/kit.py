@@ -5,7 +5,8 @@ from pathlib import Path
 from fedmr.data.readers.folder import PRIVATE
 from fedmr.federation.job_policy import problems_of
 from fedmr.hospital.preflight.site import Check, judge, some
-from fedmr.privacy.policy import POLICY_FILE, PolicyError, read_policy
+from fedmr.privacy.policy import PolicyError, read_policy
+from fedmr.utils.class_path import POLICY_FILE
 
 _SECRETS = ("*.key", "client_context.tenseal")  # in the kit's `startup`
 
