@@ -29,8 +29,7 @@ from common import alone, facts, memory, table, write_page
 
 from fedmr.data.datalist import DATA_ROOT_VARIABLE, site_folders
 from fedmr.federation.render import rendered
-from fedmr.runs.facts import read_log
-from fedmr.runs.run import read_figures, read_rounds
+from fedmr.runs.run import Run
 from fedmr.training.standalone import evaluate_sites, train_pooled
 from fedmr.utils.environment import ROOT
 
@@ -42,7 +41,7 @@ _LINE = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) - ")
 
 
 @dataclass
-class Run:
+class FinishedJob:
     """A finished job. Seconds by stage; per round what it took beside the slowest site's work; of the processes the
     largest memory in bytes and number of threads; bytes sent in the last round."""
 
@@ -80,7 +79,7 @@ def flare_settings() -> dict[str, str]:
     return dict(line.removeprefix("export ").split("=", 1) for line in lines if line.startswith("export "))
 
 
-def simulate(job: Path, data: Path, sites: int, *, code: Path = ROOT, settings: bool = True) -> Run:
+def simulate(job: Path, data: Path, sites: int, *, code: Path = ROOT, settings: bool = True) -> FinishedJob:
     """Run a job as `make sim` does, or with FLARE's own settings.
 
     Raises:
@@ -146,9 +145,9 @@ def stamp(line: str) -> datetime:
     return datetime.strptime(found[1], "%Y-%m-%d %H:%M:%S,%f")
 
 
-def read_run(folder: Path, started: datetime, ended: datetime, peaks: dict[str, int]) -> Run:
+def read_run(folder: Path, started: datetime, ended: datetime, peaks: dict[str, int]) -> FinishedJob:
     """Read the figures of a run from its logs."""
-    log = read_log(folder)
+    log = Run(folder).log
     assert log is not None
     assert log.test is not None
     lines = (folder / "server" / "log.txt").read_text().splitlines()
@@ -165,7 +164,7 @@ def read_run(folder: Path, started: datetime, ended: datetime, peaks: dict[str, 
         "end": (ended - results[-1]).total_seconds(),
     }
     last = list(log.rounds.values())[-1]
-    return Run(folder, stages, overheads, dict(peaks), last.up, last.down)
+    return FinishedJob(folder, stages, overheads, dict(peaks), last.up, last.down)
 
 
 def plain(data: Path, job: Path, out: Path) -> dict[str, float]:
@@ -177,7 +176,7 @@ def plain(data: Path, job: Path, out: Path) -> dict[str, float]:
     return {"trained": trained, "tested": time.time(), "memory": memory()[1]}
 
 
-def row(title: str, run: Run, base: float) -> list[str]:
+def row(title: str, run: FinishedJob, base: float) -> list[str]:
     """Of the table in `report`; the last cell is the ratio to `base` seconds."""
     cells = [f"{seconds:.1f}" for seconds in run.stages.values()]
     return [title, f"{run.seconds:.1f}", *cells, f"{run.overhead:.2f}", f"{run.seconds / base:.2f}"]
@@ -203,7 +202,7 @@ def report(data: Path, before: str, folder: Path) -> list[list[str] | str]:
     head = ["way", "seconds", *run.stages, "overhead of a round", "times one process"]
     lines = (folder / "plain" / "log.jsonl").read_text().splitlines()
     taken = sum(json.loads(line)["steps"] for line in lines)
-    federated = sum(site["steps"] for entry in read_rounds(run.folder) for site in entry["sites"].values())
+    federated = sum(site["steps"] for entry in Run(run.folder).rounds for site in entry["sites"].values())
     notes = [
         f"{sites} sites, {ROUNDS} rounds, the demo's data and network, start-up included. The one process trains on "
         f"the scans of all sites with all cores: {taken:,} steps, the sites together {federated:,.0f}. It evaluates "
@@ -236,11 +235,11 @@ def checkout(commit: str, folder: Path) -> None:
     subprocess.run(["tar", "-x", "-C", str(folder)], input=archive.stdout, check=True)
 
 
-def differences(one: Run, other: Run) -> tuple[float, float]:
+def differences(one: FinishedJob, other: FinishedJob) -> tuple[float, float]:
     """Largest differences between the last models of two runs: of a weight, and of a site's test PSNR in dB."""
     models = [torch.load(run.folder / FINAL_MODEL, weights_only=True)["model"] for run in (one, other)]
     weights = max(float((models[0][name] - models[1][name]).abs().max()) for name in models[0])
-    tested = [read_figures(run.folder)["sites"] for run in (one, other)]
+    tested = [Run(run.folder).figures()["sites"] for run in (one, other)]
     return weights, max(abs(tested[0][site]["model"]["psnr"] - tested[1][site]["model"]["psnr"]) for site in tested[0])
 
 

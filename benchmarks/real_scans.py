@@ -16,9 +16,10 @@ from pathlib import Path
 from fedmr.data.datalist import DATA_ROOT_VARIABLE
 from fedmr.federation.render import read_num_rounds, read_task
 from fedmr.hospital.prepare import Options, prepare
-from fedmr.reports.pictures import draw
-from fedmr.reports.table import table_rows
-from fedmr.runs.run import METHODS, Figures, read_figures
+from fedmr.reports.pictures import draw_details
+from fedmr.reports.table import figures_rows
+from fedmr.runs.figures import METHODS, Figures
+from fedmr.runs.run import Run
 from fedmr.training.standalone import comparison_images
 from fedmr.utils.environment import ROOT, circumstances
 
@@ -42,7 +43,7 @@ def federate(job: str, source: Path, work: Path) -> tuple[Figures, float]:
         env=os.environ | {DATA_ROOT_VARIABLE: str((work / "data").resolve())},
         check=True,
     )
-    return read_figures(work / job), time.perf_counter() - started
+    return Run(work / job).figures(), time.perf_counter() - started
 
 
 def facts_of(job: str) -> dict[str, str]:
@@ -62,7 +63,7 @@ def write(figures: Figures, facts: dict[str, str], target: Path) -> None:
     target.with_suffix(".json").write_text(json.dumps({"run": facts, **figures}, indent=1) + "\n")
     lines = [f"# {target.name}", "", *(f"- {name}: {value}" for name, value in facts.items()), ""]
     lines += [f"| site | volumes | {' | '.join(METHODS.values())} | gain (dB) |", "|---|---|" + "---|" * 4]
-    lines += [f"| {' | '.join(row)} |" for row in table_rows(figures)]
+    lines += [f"| {' | '.join(row)} |" for row in figures_rows(figures)]
     lines += [
         "",
         "PSNR (dB) / SSIM per volume, range = volume maximum, mean over test volumes; gain over zero-filled.",
@@ -90,7 +91,7 @@ def main() -> None:
     target = ROOT / "benchmarks" / "results" / f"real_{arguments.job}"
     target.parent.mkdir(parents=True, exist_ok=True)
     model = work / arguments.job / "server" / "simulate_job" / "app_server" / "FL_global_model.pt"
-    draw(comparison_images(model, work / "data"), figures, target.with_suffix(".png"))
+    draw_details(comparison_images(model, work / "data"), figures, target.with_suffix(".png"))
     write(figures, facts, target)
     print(target.with_suffix(".md").read_text())
     losers = [s for s, row in figures["sites"].items() if row["model"]["psnr"] <= row["zero_filled"]["psnr"]]

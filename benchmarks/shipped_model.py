@@ -27,7 +27,7 @@ from fedmr.checkpoints.shipped import WEIGHTS
 from fedmr.data.datalist import DATA_ROOT_VARIABLE, read_datalist, site_folders
 from fedmr.data.scan_facts import ranges, scan_facts
 from fedmr.metrics import mean_metrics
-from fedmr.runs.run import read_rounds
+from fedmr.runs.run import Run
 from fedmr.utils.environment import ROOT
 
 JOBS = {"mscan-x2": "mscan_real", "mscan-x4": "mscan_real_x4"}
@@ -124,7 +124,7 @@ def main() -> None:
         commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
         record.write_text(json.dumps({"hours": round(hours, 2), "commit": commit.stdout.strip()}) + "\n")
     file = run / "server" / "simulate_job" / "app_server" / "FL_global_model.pt"
-    model, rounds = load_model(file), read_rounds(run)
+    model, rounds = load_model(file), Run(run).rounds
     rows = measure(file, data, "test")
     sites = {site for made in rounds for site in made["sites"]}
     steps = sum(site["steps"] for made in rounds for site in made["sites"].values())

@@ -93,3 +93,27 @@ def test_nvflare_is_imported_in_its_places_alone():
         and path != PACKAGE / "federation" / "session.py"
     ]
     assert not outside
+
+
+# what FLARE and FedMR leave in the folder of a run; a module that names one of them reads or writes it itself
+RUN_FILES = {
+    *("meta.json", "round_metrics.jsonl", "cross_val_results.json", "cross_site_val", "tb_events", "simulate_job"),
+    *("guard.jsonl", "statistics.json", "stats_pool_summary.json", "pool_stats", "app_server", "workspace"),
+    *("FL_global_model.pt", "best_FL_global_model.pt", "fedmr_personal_model.pt", "EventAccumulator"),
+}
+
+
+def words_of(path: Path) -> set[str]:
+    """The parts of all paths and names that a file holds as text or imports; documentation is not among them."""
+    tree = ast.parse(path.read_text())
+    texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    return {part for text in texts if " " not in text for part in text.split("/")} | {
+        name.rpartition(".")[2] for name in imported(path)
+    }
+
+
+def test_only_runs_knows_what_lies_in_the_folder_of_a_run():
+    outside = {str(p.relative_to(PACKAGE)): words_of(p) & RUN_FILES for p in files() if room_of(p) != "runs"}
+    inside = set().union(*(words_of(path) for path in files() if room_of(path) == "runs"))
+    assert inside >= RUN_FILES, "the names are those that the readers use"
+    assert {path: found for path, found in outside.items() if found} == {}

@@ -20,7 +20,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, also for evaluation
 
-from fedmr.runs.run import read_figures, read_rounds
+from fedmr.runs.run import Run
 from fedmr.study import Cell, runner
 from fedmr.study.files import StudyError
 from fedmr.study.grid import read_study
@@ -67,12 +67,12 @@ def _federate(wanted: re.Pattern[str], cell: Cell, folder: Path, *, data: Path, 
     except (RuntimeError, ValueError) as error:
         raise StudyError(str(error)) from error
     _finished[folder / RUN] = run, time.perf_counter() - started
-    read_figures(folder / RUN)
+    Run(folder / RUN).figures()
 
 
 def _cost(cell: Cell, run: Path) -> dict[str, Any]:
     """As `runner._cost`, from the messages themselves. "seconds_per_step" is of the whole run, evaluation included."""
-    rounds, (federation, seconds) = read_rounds(run), _finished.pop(run)
+    rounds, (federation, seconds) = Run(run).rounds, _finished.pop(run)
     steps = round(sum(site["steps"] for record in rounds for site in record["sites"].values()))
     return {
         "parameters": cell.parameters,

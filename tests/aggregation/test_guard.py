@@ -10,18 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedmr.aggregation.guard import (
-    REJECTIONS,
-    Limits,
-    Typical,
-    Update,
-    fault_of_claims,
-    judge,
-    norm_of,
-    outliers,
-    poor_metrics,
-    read_rejections,
-)
+from fedmr.aggregation.guard import Limits, Typical, Update, fault_of_claims, judge, norm_of, outliers, poor_metrics
+from fedmr.runs.records import REJECTIONS, read_rejections
 
 SHAPES = {"head.weight": (8, 1, 3, 3), "scale": (), "tail": (4,)}
 LIMITS = Limits(learning_rate=1e-3)

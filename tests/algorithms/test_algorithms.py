@@ -18,7 +18,7 @@ from fedmr.algorithms.scaffold import Scaffold
 from fedmr.losses import WeightedSum
 from fedmr.nets import build
 from fedmr.reports.table import personal_table
-from fedmr.runs.run import METHODS, summarise
+from fedmr.runs.figures import METHODS, summarise
 from fedmr.tasks.patches import PatchSampler, load_volumes
 from fedmr.tasks.registry import build_task
 from fedmr.training.build import make_trainer

@@ -12,7 +12,8 @@ from fedmr.checkpoints.card import describe, make_card
 from fedmr.checkpoints.model_file import CARD_KEY, Model, load_model, save_model
 from fedmr.federation.render import read_task
 from fedmr.nets import build
-from fedmr.runs.run import FINAL_MODEL, RunError
+from fedmr.runs.checks import RunError
+from fedmr.runs.records import FINAL_MODEL
 from fedmr.tasks.patches import load_volumes
 from fedmr.tasks.registry import build_task
 

@@ -15,6 +15,7 @@ from fedmr.federation.kits import ConsortiumError, environment, provision
 from fedmr.federation.processes import processes, stop
 from fedmr.federation.session import COMPLETED, Admin
 from fedmr.runs.attendance import absences_of
+from fedmr.runs.run import Run
 from simulator import ROOT, SITES, render_tiny_job
 
 pytestmark = pytest.mark.e2e
@@ -111,7 +112,7 @@ def test_the_job_goes_on_without_the_absent_and_everybody_is_named(kits, hospita
     until(lambda: ended(admin, number), "the end of the job")
     assert admin.status(number) == COMPLETED
     run = admin.download(number, tmp_path / "collected")
-    found = absences_of(run)
+    found = absences_of(Run(run))
     assert set(found) == {"site-2", "site-3"}
     assert found["site-2"].startswith("has no part in 2 of 2 rounds, the first 0 (no result in time)")
     assert found["site-3"] == "took no part: it was not connected when the job started"

@@ -11,12 +11,11 @@ import pytest
 import torch
 
 from federation import federate
-from fedmr.aggregation.guard import read_rejections
 from fedmr.checkpoints.model_file import load_model
-from fedmr.flare.learner import PERSONAL_FILE, STATE_FILE
-from fedmr.reports.cross_site import is_cross_site, read_matrix
-from fedmr.runs.facts import read_log
-from fedmr.runs.run import read_events, read_figures, read_rounds
+from fedmr.flare.learner import STATE_FILE
+from fedmr.reports.cross_site import matrix_of
+from fedmr.runs.records import read_rejections
+from fedmr.runs.run import PERSONAL_FILE, Run
 from simulator import ROUNDS, SITES, render_tiny_job, simulate
 
 pytestmark = pytest.mark.e2e
@@ -61,9 +60,9 @@ def simulated(job, hospitals, tmp_path_factory):
 
 def numbers(run):
     """PSNR by round and site as received, and of the final models on test volumes."""
-    tested = read_figures(run)["sites"]
+    tested = Run(run).figures()["sites"]
     return {
-        "rounds": [{s: round(row["psnr"], 4) for s, row in sorted(r["sites"].items())} for r in read_rounds(run)],
+        "rounds": [{s: round(row["psnr"], 4) for s, row in sorted(r["sites"].items())} for r in Run(run).rounds],
         "test": {s: round(row["model"]["psnr"], 4) for s, row in tested.items()},
         "personal": {s: round(row["personal"]["psnr"], 4) for s, row in tested.items() if "personal" in row},
     }
@@ -85,8 +84,8 @@ def test_the_numbers_of_an_algorithm_are_the_golden_ones(name, in_process):
 
 
 def test_one_process_gives_the_numbers_of_the_simulator_for_fedavg(federation, in_process):
-    assert read_rounds(in_process("mscan_fedavg").home)[-1]["sites"] == read_rounds(federation)[-1]["sites"]
-    assert read_figures(in_process("mscan_fedavg").home) == read_figures(federation)
+    assert Run(in_process("mscan_fedavg").home).rounds[-1]["sites"] == Run(federation).rounds[-1]["sites"]
+    assert Run(in_process("mscan_fedavg").home).figures() == Run(federation).figures()
 
 
 @pytest.mark.parametrize(
@@ -104,8 +103,8 @@ def test_the_simulator_gives_the_numbers_of_one_process(name, overlay, simulated
     assert numbers(run) == approximately(numbers(expected.home))
     models = [torch.load(w / RUN / "app_server" / "FL_global_model.pt")["model"] for w in (run, expected.home)]
     assert max(float((models[0][key] - models[1][key]).abs().max()) for key in models[0]) < 1e-6
-    if is_cross_site(expected.home):
-        matrices = read_matrix(run), read_matrix(expected.home)
+    if Run(expected.home).is_cross_site:
+        matrices = matrix_of(Run(run)), matrix_of(Run(expected.home))
         assert matrices[0].models == matrices[1].models == [*SITES, "global, final", "global, best round"]
         assert matrices[0].psnr == pytest.approx(matrices[1].psnr, abs=1e-4)
 
@@ -125,17 +124,17 @@ def test_the_simulator_gives_the_weights_of_one_process_for_cross_site_modelling
 
 def test_the_personal_model_is_streamed_and_saved_on_its_site(simulated):
     run = simulated("mscan_ditto", FEDOPT)
-    for site, events in read_events(run).items():
-        assert len(events.Scalars("val/personal_psnr")) == ROUNDS - 1
+    for site, stream in Run(run).streams.items():
+        assert len(stream.scalars["val/personal_psnr"]) == ROUNDS - 1
         assert load_model(run / site / "simulate_job" / PERSONAL_FILE).task.algorithm["name"] == "ditto"
-    assert set(read_events(run)) == set(SITES)
+    assert set(Run(run).streams) == set(SITES)
     assert not list((run / "server").rglob(PERSONAL_FILE))
 
 
 def test_scaffold_doubles_what_crosses_the_wire_and_sites_alone_send_next_to_nothing(federation, simulated):
     """Of the server's log in the last round: arrays, pictures included, of which FedAvg's federation has the same."""
     runs = federation, simulated("mscan_scaffold", CROSS_SITE), simulated("mscan_local", "")
-    plain, scaffold, local = (read_log(run).rounds[ROUNDS - 1] for run in runs)
+    plain, scaffold, local = (Run(run).log.rounds[ROUNDS - 1] for run in runs)
     weights = 4 * 13_000
     assert scaffold.up - plain.up > weights
     assert scaffold.down == pytest.approx(2 * plain.down, rel=0.05)
@@ -157,7 +156,7 @@ def test_the_federations_model_is_the_mean_of_the_sites_averages(job, hospitals,
     """The guard takes the last round's updates, which go from the received weights to the averaged ones."""
     run = federate(job("mscan_fedavg", "task { ema_decay = 0.9 }"), tmp_path / "w", hospitals)
     states = [torch.load(run.home / site / "simulate_job" / STATE_FILE, weights_only=True) for site in SITES]
-    steps = [record["steps"] for record in read_rounds(run.home)[-1]["sites"].values()]
+    steps = [record["steps"] for record in Run(run.home).rounds[-1]["sites"].values()]
     model = torch.load(run.home / RUN / "app_server" / "FL_global_model.pt")["model"]
     assert not read_rejections(run.home / RUN)
     for name, value in model.items():

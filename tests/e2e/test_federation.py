@@ -14,7 +14,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from federation import federate
 from fedmr.federation.render import read_task
 from fedmr.nets import build
-from fedmr.runs.run import RunError, best_round, read_figures, read_rounds
+from fedmr.runs.checks import RunError
+from fedmr.runs.figures import best_round
+from fedmr.runs.run import Run
 from fedmr.tasks.registry import build_task
 from fedmr.training.standalone import evaluate_sites, train_pooled
 from phantoms import write_site
@@ -48,7 +50,7 @@ def test_every_site_contributed_every_round_and_the_model_changed(federation, ti
     for number in range(ROUNDS):
         for site in SITES:
             assert f"Contribution from {site} ACCEPTED by the aggregator at round {number}" in log
-    rounds = read_rounds(federation)
+    rounds = Run(federation).rounds
     assert [r["round"] for r in rounds] == list(range(ROUNDS))
     assert all(set(r["sites"]) == set(SITES) for r in rounds)
     initial = build(**build_task(read_task(tiny_job)).network).state_dict()
@@ -67,7 +69,7 @@ def test_each_site_logs_round_loss_psnr_and_time(federation):
 
 
 def test_the_best_model_is_that_of_the_round_with_the_best_psnr(federation):
-    best = best_round(read_rounds(federation))
+    best = best_round(Run(federation).rounds)
     log = (federation / "server" / "log.txt").read_text()
     announced = re.findall(r"new best validation metric at round (\d): ([\d.]+)", log)
     assert int(announced[-1][0]) == best["round"]
@@ -78,14 +80,14 @@ def test_the_best_model_is_that_of_the_round_with_the_best_psnr(federation):
 def test_psnr_of_every_round_and_site_is_the_golden_one(federation):
     """A change of any of these numbers is a change of the method; the tolerance is for other processors."""
     golden = json.loads((Path(__file__).parent / "golden_fedavg.json").read_text())
-    for record, expected in zip(read_rounds(federation), golden["rounds"], strict=True):
+    for record, expected in zip(Run(federation).rounds, golden["rounds"], strict=True):
         assert {s: row["psnr"] for s, row in record["sites"].items()} == pytest.approx(expected, abs=0.01)
-    tested = {site: row["model"]["psnr"] for site, row in read_figures(federation)["sites"].items()}
+    tested = {site: row["model"]["psnr"] for site, row in Run(federation).figures()["sites"].items()}
     assert tested == pytest.approx(golden["test"], abs=0.01)
 
 
 def test_figures_come_from_every_site_and_equal_an_evaluation_of_the_saved_model(federation, hospitals):
-    reported = read_figures(federation)
+    reported = Run(federation).figures()
     evaluated = evaluate_sites(federation / RUN / "app_server" / "FL_global_model.pt", hospitals)
     assert set(reported["sites"]) == set(SITES)
     for site, row in evaluated["sites"].items():
@@ -136,7 +138,7 @@ def test_the_same_seed_gives_the_same_figures_twice_whatever_the_settings_of_fla
     run = simulate(tiny_job, tmp_path / "w", hospitals, sites=4, threads=4, settings=True)
     assert run.returncode == 0
     assert "streaming_window_size" not in run.stdout  # FLARE would warn of a window of too many frames
-    assert read_figures(tmp_path / "w") == read_figures(federation)
+    assert Run(tmp_path / "w").figures() == Run(federation).figures()
     assert largest_difference(global_model(tmp_path / "w"), global_model(federation)) == 0
 
 
@@ -174,6 +176,6 @@ def test_one_bad_volume_stops_the_site_before_training_and_fails_the_job(tiny_jo
     assert "site-2 | round" not in (tmp_path / "w" / "site-2" / "log.txt").read_text()
     assert "Round 0 finished" not in (tmp_path / "w" / "server" / "log.txt").read_text()
     with pytest.raises(RunError):
-        read_figures(tmp_path / "w")
+        Run(tmp_path / "w").figures()
     assert fedmr("report", tmp_path / "w").returncode == 1
     assert "This run is incomplete" in (tmp_path / "w" / "report.html").read_text()

@@ -14,7 +14,7 @@ from fedmr.federation.render import CLIENT_CONFIG, read_task
 from fedmr.nets import build
 from fedmr.privacy.accountant import BUDGET_FILE, gaussian_epsilon
 from fedmr.privacy.ledger import LOCAL_RECORD
-from fedmr.runs.run import read_figures
+from fedmr.runs.run import Run
 from fedmr.tasks.registry import build_task
 from poc import Consortium, consortium
 from simulator import ROOT, ROUNDS, SITES, render_tiny_job
@@ -83,7 +83,7 @@ def test_the_server_sees_epsilon_by_round_and_nothing_of_the_record(run):
 
 
 def test_the_figures_of_the_global_model_leave_rounded(run):
-    figures = read_figures(run)["sites"]
+    figures = Run(run).figures()["sites"]
     assert set(figures) == set(TWO)
     for site in figures.values():
         assert site["model"]["psnr"] == float(f"{site['model']['psnr']:.4g}")

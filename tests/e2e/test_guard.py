@@ -16,11 +16,11 @@ from nvflare.app_common.aggregators.intime_accumulate_model_aggregator import In
 from nvflare.app_common.executors.learner_executor import LearnerExecutor
 from pyhocon import ConfigFactory
 
-from fedmr.aggregation.guard import read_rejections
 from fedmr.data.datalist import DATA_ROOT_VARIABLE
 from fedmr.federation.render import CLIENT_CONFIG, read_task
 from fedmr.flare.guard import ServerGuard
 from fedmr.nets import build
+from fedmr.runs.records import read_rejections
 from fedmr.tasks.base import Task
 from fedmr.tasks.patches import load_volumes
 from fedmr.tasks.registry import build_task

@@ -12,8 +12,8 @@ import torch
 
 from fedmr.checkpoints.model_file import load_model
 from fedmr.federation.processes import processes
-from fedmr.federation.resume import resumed_job
-from fedmr.runs.run import read_figures
+from fedmr.runs.resume import resumed_job
+from fedmr.runs.run import Run
 from poc import Consortium, consortium
 from simulator import ROUNDS, SITES, render_tiny_job
 
@@ -71,7 +71,7 @@ def test_a_site_decrypts_the_weights_of_the_plain_run(name, run_of, poc, tmp_pat
 
 @pytest.mark.parametrize("name", JOBS)
 def test_the_figures_are_those_of_the_plain_run(name, run_of):
-    figures, expected = (read_figures(run_of(job))["mean"]["model"] for job in (name, "mscan_fedavg"))
+    figures, expected = (Run(run_of(job)).figures()["mean"]["model"] for job in (name, "mscan_fedavg"))
     assert figures == pytest.approx(expected, abs=1e-3)
 
 

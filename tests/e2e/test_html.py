@@ -6,8 +6,7 @@ import pytest
 
 from browser import CHROMIUM, browser
 from fedmr.reports.html import write_html
-from fedmr.runs.facts import read_log, read_step_times, read_traffic
-from fedmr.runs.run import read_events, read_figures
+from fedmr.runs.run import Run
 from phantoms import write_site
 from simulator import ROUNDS, SITES, simulate
 
@@ -15,28 +14,28 @@ pytestmark = pytest.mark.e2e
 
 
 def test_log_and_statistics_of_a_run_say_when_and_how_much(federation):
-    log = read_log(federation)
+    log = Run(federation).log
     assert list(log.rounds) == list(range(ROUNDS))
     for phase in log.rounds.values():
         assert set(phase.turns) == set(SITES)
         assert max(phase.turns.values()) < phase.seconds
         assert phase.up > len(SITES) * 13_000 < phase.down * 2, "13 kB of weights cross twice per site"
     assert log.training_seconds < (log.last - log.first).total_seconds()
-    assert all(len(read_step_times(federation, site)) == ROUNDS for site in SITES)
-    traffic = read_traffic(federation)
+    assert all(len(Run(federation).step_times(site)) == ROUNDS for site in SITES)
+    traffic = Run(federation).traffic
     assert {"tasks", "results", "curves"} < set(traffic)
     for direction in ("up", "down"):
         logged = sum(getattr(phase, direction) for phase in [*log.rounds.values(), log.test])
         assert logged < sum(row[direction] for row in traffic.values())
-    pictures = [i for e in read_events(federation).values() for i in e.Images("val")]
-    assert sum(len(i.encoded_image_string) for i in pictures) < sum(phase.up for phase in log.rounds.values())
+    streamed = sum(stream.picture_bytes for stream in Run(federation).streams.values())
+    assert 0 < streamed < sum(phase.up for phase in log.rounds.values())
 
 
 def test_the_page_of_a_run_holds_its_figures_and_opens_in_a_browser(federation, tmp_path):
-    write_html(federation, tmp_path / "report.html")
+    write_html(Run(federation), tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
     assert "incomplete" not in text
-    for site, row in read_figures(federation)["sites"].items():
+    for site, row in Run(federation).figures()["sites"].items():
         assert re.search(rf">{site}</th>.*?>{row['model']['psnr']:.2f}</td>", text, re.DOTALL)
     if CHROMIUM is None:
         pytest.skip("no Chromium to open the page in")
@@ -51,7 +50,7 @@ def test_a_failed_run_gets_a_page_that_says_what_is_missing(tiny_job, tmp_path):
         write_site(tmp_path / "data", site, seed=number)
     (tmp_path / "data" / "site-2" / "sub-0" / "anat" / "sub-0_T1w.nii.gz").unlink()
     assert simulate(tiny_job, tmp_path / "w", tmp_path / "data", sites=2, threads=2).returncode != 0
-    write_html(tmp_path / "w", tmp_path / "report.html")
+    write_html(Run(tmp_path / "w"), tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
     assert "This run is incomplete" in text
     assert "FL_global_model.pt is missing" in text

@@ -22,10 +22,10 @@ from fedmr.federation.job_bundle import bundle
 from fedmr.federation.kits import ConsortiumError, Kits, environment, fill_kit, open_kits, provision, tool
 from fedmr.federation.processes import processes, start, stop
 from fedmr.federation.render import CLIENT_CONFIG, SERVER_CONFIG
-from fedmr.federation.resume import find_run, resumed_job
 from fedmr.federation.session import COMPLETED, INTERRUPTED, Admin
 from fedmr.privacy.policy import POLICY_FILE
-from fedmr.runs.run import read_figures
+from fedmr.runs.resume import resumed_job, unfinished_run
+from fedmr.runs.run import Run
 from simulator import ROOT, SITES, render_tiny_job
 
 pytestmark = pytest.mark.e2e
@@ -119,7 +119,7 @@ def test_a_job_gives_the_weights_of_the_same_job_in_one_process(kits, job, unint
         logins("monitor")[0].kill()  # it ends, as an expired one does
         assert waiting.result() == COMPLETED
     run = admin.download(number, tmp_path)
-    assert set(read_figures(run)["sites"]) == set(TWO)
+    assert set(Run(run).figures()["sites"]) == set(TWO)
     assert same(run / "workspace", uninterrupted)
     with pytest.raises(ConsortiumError, match=f"has all its {ROUNDS} rounds"):
         resumed_job(run, tmp_path / "again")
@@ -134,9 +134,9 @@ def test_make_poc_goes_from_provisioning_to_the_table_and_leaves_nothing_running
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     assert COMPLETED in result.stdout
     (run,) = (tmp_path / "w" / "collected").iterdir()
-    for site, figures in read_figures(run)["sites"].items():
+    for site, figures in Run(run).figures()["sites"].items():
         assert re.search(rf"{site} .*{figures['model']['psnr']:.2f}", result.stdout)
-    assert set(read_figures(run)["sites"]) == set(SITES)
+    assert set(Run(run).figures()["sites"]) == set(SITES)
     assert not [p for kit in open_kits(tmp_path / "w").folder.iterdir() for p in processes(kit)]
 
 
@@ -150,7 +150,7 @@ def test_a_killed_server_is_started_again_and_its_job_resumed(kits, job, uninter
     start(kits)
     admin = Admin(kits)
     assert (admin.jobs()[-1]["job_id"], admin.jobs()[-1]["status"]) == (number, INTERRUPTED)
-    again = admin.submit(resumed_job(find_run(kits, number), tmp_path))
+    again = admin.submit(resumed_job(unfinished_run(kits, number), tmp_path))
     assert admin.wait(again) == COMPLETED
     assert same(admin.download(again, tmp_path) / "workspace", uninterrupted)
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from dicom_files import Series, write_classic
-from fedmr.runs.run import RunError, read_figures
+from fedmr.runs.checks import RunError
+from fedmr.runs.run import Run
 from phantoms import phantom
 from simulator import simulate
 
@@ -92,7 +93,7 @@ def test_what_prepare_writes_for_training_holds_no_identifier(root):
 
 def test_a_whole_run_leaves_no_identifier_on_server_or_sites(root, tiny_job, tmp_path):
     result = simulate(tiny_job, tmp_path / "w", root, sites=2, threads=2)
-    assert set(read_figures(tmp_path / "w")["sites"]) == {"site-1", "site-2"}
+    assert set(Run(tmp_path / "w").figures()["sites"]) == {"site-1", "site-2"}
     assert list((tmp_path / "w" / "server" / "simulate_job" / "tb_events" / "site-1").iterdir())
     assert findings(tmp_path / "w") == []
     assert not any(word.lower() in (result.stdout + result.stderr).lower() for word in PLANTED)
@@ -110,4 +111,4 @@ def test_a_site_that_fails_names_the_volume_by_its_pseudonym_and_no_path(root, t
     assert f"site-1 cannot take part: volumes/{volume.name} is truncated" in log
     assert findings(tmp_path / "w") == []
     with pytest.raises(RunError):
-        read_figures(tmp_path / "w")
+        Run(tmp_path / "w").figures()

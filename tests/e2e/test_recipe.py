@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fedmr.data.datalist import DATA_ROOT_VARIABLE
-from fedmr.runs.run import read_figures, read_rounds, read_run_task
+from fedmr.runs.run import Run
 from phantoms import write_site
 from poc import consortium
 from simulator import ROOT
@@ -43,9 +43,9 @@ def run_example(folder: Path, data: Path, *where: str) -> Path:
 
 def check_run(run: Path) -> None:
     """Both sites trained the recipe's network in both rounds, and tested the result."""
-    assert [set(record["sites"]) for record in read_rounds(run)] == [set(SITES)] * 2
-    assert set(read_figures(run)["sites"]) == set(SITES)
-    assert read_run_task(run).network["name"] == "srcnn"
+    assert [set(record["sites"]) for record in Run(run).rounds] == [set(SITES)] * 2
+    assert set(Run(run).figures()["sites"]) == set(SITES)
+    assert Run(run).task.network["name"] == "srcnn"
 
 
 def test_in_the_simulator(tmp_path, data):

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedmr.reports.statistics import ARTEFACT, INTENSITY, PER_PATIENT, PER_VOLUME, Sample, measure, read_statistics
+from fedmr.data.statistics import INTENSITY, PER_PATIENT, PER_VOLUME, Sample, measure
+from fedmr.runs.run import STATISTICS, Run
 from phantoms import write_site
 from simulator import ROOT, SITES, simulate, write_hospitals
 
@@ -51,7 +52,7 @@ def pool(samples: list[Sample]) -> np.ndarray:
 
 
 def test_sites_and_all_of_them_together_have_the_figures_of_a_direct_computation(run, data):
-    data_set = read_statistics(run)["data_sets"]["all"]
+    data_set = Run(run).statistics["data_sets"]["all"]
     measured = {site: measure(data / site, {"all": {}})["all"] for site in VISIBLE}
     rows = {site: [features] for site, features in measured.items()} | {"all sites": list(measured.values())}
     assert list(data_set["sites"]) == list(SITES)
@@ -67,8 +68,8 @@ def test_sites_and_all_of_them_together_have_the_figures_of_a_direct_computation
 
 
 def test_sites_with_few_patients_are_hidden(run):
-    assert [s for s, row in read_statistics(run)["data_sets"]["all"]["sites"].items() if row is None] == [*SITES[:2]]
-    raw = json.loads((run / SERVER_RUN / ARTEFACT).read_text())
+    assert [s for s, row in Run(run).statistics["data_sets"]["all"]["sites"].items() if row is None] == [*SITES[:2]]
+    raw = json.loads((run / SERVER_RUN / STATISTICS).read_text())
     for feature, statistics in raw.items():
         for statistic, by_site in statistics.items():
             for site in SITES[:2]:
@@ -78,7 +79,7 @@ def test_sites_with_few_patients_are_hidden(run):
 def test_neither_patients_nor_paths_reach_the_server(run, data):
     assert "Doe" in (data / "site-1" / "datalist.json").read_text()
     files = [path for path in (run / "server").rglob("*") if path.is_file()]
-    assert run / SERVER_RUN / ARTEFACT in files
+    assert run / SERVER_RUN / STATISTICS in files
     for path in files:
         assert not re.search(rb"Doe|planted-path|\.nii", path.read_bytes()), path
 
@@ -86,7 +87,7 @@ def test_neither_patients_nor_paths_reach_the_server(run, data):
 def test_the_statistics_lie_in_the_folder_that_a_downloaded_job_holds(run, tmp_path):
     shutil.copytree(run / SERVER_RUN, tmp_path / "workspace")
     shutil.copy(run / SERVER_RUN / "meta.json", tmp_path)
-    assert read_statistics(tmp_path) == read_statistics(run)
+    assert Run(tmp_path).statistics == Run(run).statistics
 
 
 def test_a_site_with_an_unreadable_volume_fails_the_job_and_says_why(tmp_path):
@@ -101,7 +102,7 @@ def test_a_site_with_an_unreadable_volume_fails_the_job_and_says_why(tmp_path):
     assert len(errors) == 1
     assert "sub-0/anat/sub-0_T1w.nii.gz cannot be read" in errors[0]
     assert str(tmp_path / "data") not in log
-    assert not (tmp_path / "w" / SERVER_RUN / ARTEFACT).exists()
+    assert not (tmp_path / "w" / SERVER_RUN / STATISTICS).exists()
 
 
 def test_the_command_shows_table_and_plot(run, tmp_path):
@@ -110,5 +111,5 @@ def test_the_command_shows_table_and_plot(run, tmp_path):
     result = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("hidden") == 3  # two sites and the caption
-    assert json.loads((tmp_path / "f.json").read_text()) == read_statistics(run)
+    assert json.loads((tmp_path / "f.json").read_text()) == Run(run).statistics
     assert (tmp_path / "p.png").stat().st_size > 20_000

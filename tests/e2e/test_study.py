@@ -11,7 +11,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from fedmr.runs.run import read_figures
+from fedmr.runs.run import Run
 from simulator import ROOT
 
 pytestmark = pytest.mark.e2e
@@ -95,7 +95,7 @@ def test_a_killed_study_goes_on_and_ends_with_the_table_of_one_that_was_not(stud
         ("global", "site-1", "True"),
         ("global", "site-2", "False"),
     }
-    reported = read_figures(out / "cells" / SECOND / "run")["sites"]["site-1"]["model"]["psnr"]
+    reported = Run(out / "cells" / SECOND / "run").figures()["sites"]["site-1"]["model"]["psnr"]
     tested = [r for r in rows(out) if (r["cell"], r["method"], r["site"]) == (SECOND, "global", "site-1")]
     assert [float(r["psnr"]) for r in tested] == [pytest.approx(reported, abs=1e-3)]
 

@@ -12,13 +12,13 @@ from nvflare.apis.dxo import DXO, DataKind, from_shareable
 from nvflare.fuel.utils import fobs
 
 from federation import federate
-from fedmr.aggregation.guard import read_rejections
 from fedmr.algorithms.flmrcm import LATENTS
 from fedmr.flare.learner import STATE_FILE
 from fedmr.flare.messages import unpack
 from fedmr.nets import build
 from fedmr.privacy.accountant import BUDGET_FILE, gaussian_epsilon
-from fedmr.runs.run import read_figures, read_rounds
+from fedmr.runs.records import read_rejections
+from fedmr.runs.run import Run
 from fedmr.tasks.slices import SliceSampler, load_volumes
 from fedmr.training.target_latents import site_latents
 from latents_example import ALGORITHM, ROUNDS, VECTORS, WIDTH
@@ -187,8 +187,8 @@ def test_a_target_outside_gives_latents_and_tests_models_and_counts_for_nothing(
     assert [set(given) for _, given in train_tasks(outside)] == [{"site-1", "site-2"}] * ROUNDS
     assert all(latents is not None for _, given in train_tasks(outside) for latents in given.values())
     assert not read_rejections(outside.home / "server" / "simulate_job")
-    assert set(read_figures(outside.home)["sites"]) == set(SITES)
-    assert set(read_rounds(outside.home)[-1]["sites"]) == {"site-1", "site-2"}
+    assert set(Run(outside.home).figures()["sites"]) == set(SITES)
+    assert set(Run(outside.home).rounds[-1]["sites"]) == {"site-1", "site-2"}
     of_two = run(job_name="unet_flmr", sites=SITES[:2])
     assert equal(global_model(run(train_target=False, weight=0.0)), global_model(of_two))
     assert not equal(global_model(outside), global_model(of_two))
@@ -276,8 +276,8 @@ def test_bytes_of_latents_are_told(aligned, caplog, run):
 @pytest.mark.e2e
 def test_the_numbers_of_a_run_are_the_golden_ones(aligned):
     """A change of any of these numbers is a change of the method; the tolerance is for other processors."""
-    tested = read_figures(aligned.home)["sites"]
+    tested = Run(aligned.home).figures()["sites"]
     expected = json.loads(GOLDEN.read_text())
-    for record, golden in zip(read_rounds(aligned.home), expected["rounds"], strict=True):
+    for record, golden in zip(Run(aligned.home).rounds, expected["rounds"], strict=True):
         assert {site: row["psnr"] for site, row in record["sites"].items()} == pytest.approx(golden, abs=0.001)
     assert {s: row["model"]["psnr"] for s, row in tested.items()} == pytest.approx(expected["test"], abs=0.001)

@@ -15,9 +15,9 @@ from nvflare.app_common.aggregators.intime_accumulate_model_aggregator import In
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 
-from fedmr.aggregation.guard import evaluating_sites, read_rejections
-from fedmr.federation.resume import rounds_done
 from fedmr.flare.guard import ServerGuard, SiteGuard
+from fedmr.runs.log import read_log
+from fedmr.runs.records import evaluating_sites, read_rejections
 from server import Server
 
 LIMITS = {"learning_rate": 1e-2}
@@ -183,7 +183,7 @@ def test_a_sites_reason_adds_no_line_to_the_log_and_no_command_to_a_terminal(tmp
     log = "".join(line(r.name.rpartition(".")[2], r.levelname, r.getMessage()) for r in caplog.records)
     assert "Round 99 finished." in log
     (server.run_folder / "log.txt").write_text(log)
-    assert rounds_done(server.run_folder) <= 1
+    assert read_log(server.run_folder).done <= 1
 
 
 def test_who_is_left_out_does_not_depend_on_who_answers_first(tmp_path):

@@ -16,9 +16,9 @@ from nvflare.app_common.abstract.model import ModelLearnableKey, make_model_lear
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 
-from fedmr.aggregation.guard import read_rejections
 from fedmr.flare.he import PackedAggregator, PackedPersistor
 from fedmr.privacy.packing import CIPHERTEXTS, HEADER, Packing
+from fedmr.runs.records import read_rejections
 from fedmr.utils.errors import UnsafeError
 from he_federation import (
     MODEL,

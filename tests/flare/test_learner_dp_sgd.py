@@ -10,7 +10,7 @@ from opacus.accountants import RDPAccountant
 from federation import federate
 from fedmr.flare.learner import STATE_FILE
 from fedmr.privacy.accountant import BUDGET_FILE
-from fedmr.runs.run import read_figures, read_rounds
+from fedmr.runs.run import Run
 from simulator import render_tiny_job
 
 pytestmark = pytest.mark.e2e  # whole federations, in one process
@@ -55,8 +55,8 @@ def test_epsilon_is_streamed_every_round_and_kept_by_the_site(restart, run):
 
 
 def test_the_federation_trains_and_is_reported_as_any_other(run):
-    assert set(read_figures(run().home)["sites"]) == set(SITES)
-    assert [r["sites"][s]["steps"] for r in read_rounds(run().home) for s in SITES] == [2, 4] * ROUNDS
+    assert set(Run(run().home).figures()["sites"]) == set(SITES)
+    assert [r["sites"][s]["steps"] for r in Run(run().home).rounds for s in SITES] == [2, 4] * ROUNDS
 
 
 def test_no_loss_of_the_training_data_leaves_the_site(run):

@@ -19,8 +19,8 @@ from fedmr.data.pool import pool
 from fedmr.flare.learner import PERSONAL_FILE, STATE_FILE
 from fedmr.flare.messages import first_task, pack, unpack
 from fedmr.nets import build
-from fedmr.reports.cross_site import read_matrix
-from fedmr.runs.run import read_figures, read_rounds
+from fedmr.reports.cross_site import matrix_of
+from fedmr.runs.run import Run
 from fedmr.training.standalone import train_pooled
 from simulator import render_tiny_job
 
@@ -101,7 +101,7 @@ def test_neither_the_order_nor_the_names_of_the_sites_matter(run, data, tmp_path
 @pytest.mark.parametrize("job", ["mscan_scaffold", "mscan_ditto", "mscan_local"])
 def test_sites_whose_process_ends_after_every_task_end_in_the_same_figures(run, job):
     restarted, straight = run(job, restart=True), run(job)
-    assert read_figures(restarted.home) == read_figures(straight.home)
+    assert Run(restarted.home).figures() == Run(straight.home).figures()
     assert distance(global_model(restarted), global_model(straight)) == 0
     for site in SITES if job != "mscan_scaffold" else ():
         models = [load_model(f.state(site) / PERSONAL_FILE).net.state_dict() for f in (restarted, straight)]
@@ -111,7 +111,7 @@ def test_sites_whose_process_ends_after_every_task_end_in_the_same_figures(run, 
 def test_the_servers_control_is_the_mean_of_the_sites_weighted_as_their_updates(run):
     federation = run("mscan_scaffold")
     own = [state["hooks"][0]["own"] for state in states(federation).values()]
-    steps = [site["steps"] for site in read_rounds(federation.home)[0]["sites"].values()]
+    steps = [site["steps"] for site in Run(federation.home).rounds[0]["sites"].values()]
     assert steps[0] != steps[1]
     servers = federation.server.workflows[0]._global_ctrl_weights
     for name, value in servers.items():
@@ -123,7 +123,7 @@ def test_the_servers_control_is_the_mean_of_the_sites_weighted_as_their_updates(
 def test_the_server_of_fedavgm_adds_half_of_its_last_step(run):
     """The second round by hand, from the weights that it started from and those that the sites made of them."""
     federation = run("mscan_fedavgm", "num_rounds = 2")
-    kept, rounds = states(federation), read_rounds(federation.home)
+    kept, rounds = states(federation), Run(federation.home).rounds
     steps = {site: rounds[1]["sites"][site]["steps"] for site in SITES}
     sent = [message for site, task, message, _ in federation.messages if (site, task) == ("site-1", "train")]
     start, second = (unpack(fobs.loads(message))[0] for message in sent)
@@ -139,7 +139,7 @@ def test_the_server_of_fedavgm_adds_half_of_its_last_step(run):
 def test_the_server_of_fedopt_steps_by_torch_adam(run):
     """One round by hand from the sites' own weights; eps and betas are those of the job."""
     federation = run("mscan_fedopt", "num_rounds = 1")
-    kept, rounds = states(federation), read_rounds(federation.home)
+    kept, rounds = states(federation), Run(federation.home).rounds
     steps = {site: rounds[0]["sites"][site]["steps"] for site in SITES}
     net = build(**federation.sites["site-1"].components["learner"].task["network"])
     before = {name: value.clone() for name, value in net.state_dict().items()}
@@ -161,8 +161,8 @@ def test_a_site_alone_keeps_its_weights_to_itself(run, data):
     model = load_model(federation.state(site) / PERSONAL_FILE)
     assert model.task.algorithm == {"name": "local"}
     assert distance(model.net.state_dict(), global_model(of_one)) < 1e-6, "a federation of one site"
-    expected = read_figures(of_one.home)["sites"][site]["model"]
-    assert read_figures(federation.home)["sites"][site]["model"] == pytest.approx(expected, rel=1e-5)
+    expected = Run(of_one.home).figures()["sites"][site]["model"]
+    assert Run(federation.home).figures()["sites"][site]["model"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_pooled_site_through_flare_ends_as_training_without_it(data, tmp_path):
@@ -171,15 +171,15 @@ def test_the_pooled_site_through_flare_ends_as_training_without_it(data, tmp_pat
     federation = federate(job, tmp_path / "w", tmp_path / "pooled", sites=("pooled",))
     model = load_model(train_pooled(data, tmp_path / "out", job=job, say=lambda _: None))
     assert distance(global_model(federation), model.net.state_dict()) < 1e-6
-    assert read_figures(federation.home)["sites"]["pooled"]["n_volumes"] == len(SITES)
+    assert Run(federation.home).figures()["sites"]["pooled"]["n_volumes"] == len(SITES)
 
 
 def test_the_personal_model_is_reported_and_stays(run):
     federation, plain = run("mscan_ditto"), run("mscan_fedavg")
     assert federation.up["train"] == plain.up["train"]
     for site in SITES:
-        figures = read_figures(federation.home)["sites"][site]
-        assert figures["model"] == read_figures(plain.home)["sites"][site]["model"]
+        figures = Run(federation.home).figures()["sites"][site]
+        assert figures["model"] == Run(plain.home).figures()["sites"][site]["model"]
         assert figures["personal"]["psnr"] != figures["model"]["psnr"]
         streamed = federation.records[site]
         assert len(streamed["val/personal_psnr"]) == len(streamed["val/personal_ssim"]) == ROUNDS - 1
@@ -201,8 +201,8 @@ def test_all_models_meet_all_test_sets(run):
             assert results[site][site]["model"] != results[site][other]["model"]
     for site in SITES:
         assert results[site][site]["model"] == results[site]["SRV_FL_global_model.pt"]["model"], "its own, being alone"
-    assert read_matrix(federation.home).models == list(SITES)
-    assert read_matrix(run("mscan_cross_site").home).models == [*SITES, "global, final", "global, best round"]
+    assert matrix_of(Run(federation.home)).models == list(SITES)
+    assert matrix_of(Run(run("mscan_cross_site").home)).models == [*SITES, "global, final", "global, best round"]
 
 
 def test_what_the_jobs_cost_in_bytes(run):

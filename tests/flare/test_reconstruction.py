@@ -10,8 +10,8 @@ from fedmr.checkpoints.model_file import load_model
 from fedmr.flare.learner import STATE_FILE
 from fedmr.reports.error_maps import draw_errors
 from fedmr.reports.html import write_html
-from fedmr.reports.table import labels_of, table
-from fedmr.runs.run import read_figures, read_run_task
+from fedmr.reports.table import figures_table, labels_of
+from fedmr.runs.run import Run
 from kspace_site import change_datalist, write_kspace_site
 from phantoms import write_site
 from simulator import SITES, render_tiny_job
@@ -48,7 +48,7 @@ def saved(run):
 
 
 def test_sites_of_different_matrix_sizes_coils_and_masks_train_together(run):
-    figures = read_figures(run.home)
+    figures = Run(run.home).figures()
     assert set(figures["sites"]) == set(SITES)
     assert set(figures["mean"]) == {"zero_filled", "model"}
     for site, row in figures["sites"].items():
@@ -58,10 +58,10 @@ def test_sites_of_different_matrix_sizes_coils_and_masks_train_together(run):
 
 
 def test_the_report_names_the_network_and_leaves_out_what_reconstruction_has_not(run, tmp_path):
-    figures, task = read_figures(run.home), read_run_task(run.home)
-    columns = [column.header for column in table(figures, "t", labels_of(task)).columns]
+    figures, task = Run(run.home).figures(), Run(run.home).task
+    columns = [column.header for column in figures_table(figures, "t", labels_of(task)).columns]
     assert columns == ["site", "n", "zero-filled", "U-Net", "gain"]
-    write_html(run.home, tmp_path / "page.html")
+    write_html(Run(run.home), tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert "U-Net gains" in page or "U-Net loses" in page
     assert "random columns, 4\N{MULTIPLICATION SIGN} fewer, 8% in the middle kept" in page
@@ -72,16 +72,16 @@ def test_the_report_names_the_network_and_leaves_out_what_reconstruction_has_not
 def test_the_picture_has_error_maps(run, tmp_path):
     rng = np.random.default_rng(0)
     images = {site: rng.integers(0, 255, (48, 4 * 45)).astype(np.uint8) for site in SITES}
-    draw_errors(images, read_figures(run.home), tmp_path / "picture.png", labels_of(read_run_task(run.home)))
+    draw_errors(images, Run(run.home).figures(), tmp_path / "picture.png", labels_of(Run(run.home).task))
     with Image.open(tmp_path / "picture.png") as picture:
         assert picture.width > picture.height > 500
 
 
 def test_the_run_is_a_model_with_a_reconstruction_card(run):
-    model, task = load_model(run.home), read_run_task(run.home)
+    model, task = load_model(run.home), Run(run.home).task
     assert model.task == task
     assert model.card["mask"] == {"kind": "random", "acceleration": 4, "center_fraction": 0.08}
-    assert model.card["metrics"]["model"]["psnr"] == read_figures(run.home)["mean"]["model"]["psnr"]
+    assert model.card["metrics"]["model"]["psnr"] == Run(run.home).figures()["mean"]["model"]["psnr"]
 
 
 @pytest.mark.parametrize("weighted", [False, True])

@@ -22,10 +22,11 @@ from nvflare.fuel.utils import fobs
 from pyhocon import ConfigFactory
 
 from fedmr.data.datalist import DATA_ROOT_VARIABLE
+from fedmr.data.statistics import INTENSITY, PER_PATIENT, PER_VOLUME, Sample
 from fedmr.federation.render import CLIENT_CONFIG, SERVER_CONFIG
 from fedmr.flare.statistics import SmallDataSetCleanser
 from fedmr.privacy.policy import POLICY_FILE
-from fedmr.reports.statistics import ARTEFACT, INTENSITY, PER_PATIENT, PER_VOLUME, Sample
+from fedmr.runs.run import STATISTICS
 from phantoms import write_site
 
 JOB = Path(__file__).parents[2] / "jobs" / "federated_stats"
@@ -179,7 +180,7 @@ def test_every_cleanser_is_applied_and_one_that_is_missing_stops_the_site():
 
 
 def test_the_job_and_the_report_agree_on_place_and_features():
-    assert SERVER["components"][0]["args"]["output_path"] == str(ARTEFACT)
+    assert SERVER["components"][0]["args"]["output_path"] == str(STATISTICS)
     assert set(CONTROLLER["args"]["statistic_configs"]["histogram"]) == {INTENSITY, *PER_VOLUME, PER_PATIENT}
     assert {"count", "sum", "mean", "stddev", "histogram"} == set(CONTROLLER["args"]["statistic_configs"])
     assert CLIENT["task_result_filters"][0]["tasks"] == CLIENT["executors"][0]["tasks"] == [StC.FED_STATS_TASK]

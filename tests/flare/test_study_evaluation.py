@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from federation import federate
-from fedmr.runs.run import read_figures
+from fedmr.runs.run import Run
 from fedmr.study.evaluation import evaluate_cell, write_latents
 from fedmr.study.grid import read_study
 from fedmr.study.runner import _render
@@ -43,7 +43,7 @@ def finished(data, tmp_path):
         cell = next(cell for cell in study.cells if cell.arm == (arm,))
         job = _render(cell, tmp_path / arm, CONFIGS)
         federate(job, tmp_path / arm / "run", data, sites=(*cell.sites, *cell.guests))
-        read_figures(tmp_path / arm / "run")  # complete
+        Run(tmp_path / arm / "run").figures()  # complete
         return cell, tmp_path / arm / "run"
 
     return run

@@ -6,10 +6,10 @@ from nvflare.apis.dxo import DXO, DataKind, MetaKey
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.shareable import make_reply
 
-from fedmr.aggregation.guard import read_rejections
 from fedmr.flare.aggregators import WeightedAggregator
 from fedmr.flare.guard import ServerGuard
 from fedmr.flare.messages import VALIDATION_SPLIT
+from fedmr.runs.records import read_rejections
 from server import UndoingServer, received
 
 MODEL = {"w": np.zeros((5, 4), np.float32)}

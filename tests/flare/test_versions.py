@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from nvflare.apis.dxo import DXO, DataKind, MetaKey
 
-from fedmr.aggregation.guard import read_rejections
 from fedmr.flare.guard import ServerGuard
 from fedmr.flare.versions import (
     VERSIONS,
@@ -16,6 +15,7 @@ from fedmr.flare.versions import (
     own_versions,
     read_versions,
 )
+from fedmr.runs.records import read_rejections
 from server import Server
 
 OWN = own_versions()

@@ -6,8 +6,9 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from fedmr.reports.cross_site import draw, is_cross_site, read_matrix, show, table
-from fedmr.runs.run import RunError
+from fedmr.reports.cross_site import draw_matrix, matrix_of, matrix_table, show_matrix
+from fedmr.runs.checks import RunError
+from fedmr.runs.run import Run
 
 SITES = ("site-1", "site-2", "site-10")
 PSNR = {  # model: figures on the sites in their order
@@ -54,22 +55,22 @@ def printed(renderable, width=80):
 
 
 def test_rows_are_models_and_columns_test_sets(run):
-    matrix = read_matrix(run)
+    matrix = matrix_of(Run(run))
     assert matrix.sites == list(SITES)
     assert matrix.models == [*SITES, "global, final", "global, best round"]
     assert np.array_equal(matrix.psnr, np.array(list(PSNR.values())))
 
 
 def test_a_run_without_models_of_sites_is_none(run):
-    assert is_cross_site(run)
+    assert Run(run).is_cross_site
     change(run, drop_sites_models)
-    assert not is_cross_site(run)
+    assert not Run(run).is_cross_site
     (run / "server" / "simulate_job" / "cross_site_val" / "cross_val_results.json").unlink()
-    assert not is_cross_site(run)
+    assert not Run(run).is_cross_site
 
 
 def test_the_best_of_every_column_is_bold_and_the_mean_a_column(run):
-    text = printed(table(read_matrix(run)))
+    text = printed(matrix_table(matrix_of(Run(run))))
     bold = "\x1b[1m"
     assert [f"{bold}{value}" in text for value in ("31.00", "32.00", "33.50", "31.58")] == [True] * 4
     assert [f"{bold}{value}" in text for value in ("33.25", "30.50", "31.33")] == [False] * 3
@@ -88,12 +89,12 @@ def test_the_best_of_every_column_is_bold_and_the_mean_a_column(run):
 def test_what_is_missing_is_named(run, edit, message):
     change(run, edit)
     with pytest.raises(RunError, match=message):
-        read_matrix(run)
+        matrix_of(Run(run))
 
 
 def test_the_heat_map_is_darkest_where_a_model_is_furthest_behind_the_best(run, tmp_path):
-    matrix = read_matrix(run)
-    draw(matrix, tmp_path / "map.png")
+    matrix = matrix_of(Run(run))
+    draw_matrix(matrix, tmp_path / "map.png")
     loss = matrix.psnr.max(axis=0) - matrix.psnr
     assert loss[0, 2] == loss.max() > np.delete(loss.flatten(), 2).max()
     image = np.asarray(Image.open(tmp_path / "map.png").convert("RGB"))
@@ -106,7 +107,7 @@ def test_the_heat_map_is_darkest_where_a_model_is_furthest_behind_the_best(run, 
 
 def test_report_prints_and_draws(run, tmp_path):
     console = Console(width=80, record=True, file=io.StringIO())
-    show(run, console, tmp_path / "new" / "map.png")
+    show_matrix(Run(run), console, tmp_path / "new" / "map.png")
     assert "33.50" in console.export_text(clear=False)
     assert "map.png" in console.export_text().replace("\n", "")
     assert Image.open(tmp_path / "new" / "map.png").size[0] > 400

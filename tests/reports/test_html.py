@@ -12,8 +12,9 @@ from torch.utils.tensorboard import SummaryWriter
 from browser import CHROMIUM, browser
 from fedmr.reports.html import _duration, _size, write_html
 from fedmr.reports.html.charts import chart
-from fedmr.runs.facts import read_log, read_traffic
-from fedmr.runs.run import FINAL_MODEL, RunError, read_figures
+from fedmr.runs.checks import RunError
+from fedmr.runs.records import FINAL_MODEL
+from fedmr.runs.run import Run
 from runs import CONFIGS, HOSTILE, LOG, SITES, TIMES, metrics, write_run
 
 
@@ -23,7 +24,7 @@ def run(tmp_path):
 
 
 def page(run: Path) -> str:
-    write_html(run, run / "report.html")
+    write_html(Run(run), run / "report.html")
     return (run / "report.html").read_text()
 
 
@@ -148,7 +149,7 @@ def test_an_incomplete_run_has_a_banner_with_the_reason_and_shows_what_is_there(
     path = run / "server" / "simulate_job" / "cross_site_val" / "cross_val_results.json"
     path.write_text(json.dumps({s: f for s, f in json.loads(path.read_text()).items() if s != "site-2"}))
     with pytest.raises(RunError) as error:
-        read_figures(run)
+        Run(run).figures()
     text = page(run)
     assert f"This run is incomplete. {error.value}" in words(text)
     assert 'role="alert"' in text
@@ -158,7 +159,7 @@ def test_an_incomplete_run_has_a_banner_with_the_reason_and_shows_what_is_there(
 
 def test_a_folder_that_is_no_run_is_an_error_and_writes_nothing(tmp_path):
     with pytest.raises(RunError, match="is no run"):
-        write_html(tmp_path, tmp_path / "report.html")
+        write_html(Run(tmp_path), tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
 
 
@@ -170,7 +171,7 @@ def test_an_empty_run_gets_a_page_without_a_path_of_this_machine(tmp_path):
 
 
 def test_times_and_transfers_are_those_of_the_servers_log(run):
-    log = read_log(run)
+    log = Run(run).log
     first, second = log.rounds[0], log.rounds[1]
     assert (first.seconds, first.down, first.up) == (10.5, 643164, 150018 + 643164)
     assert (second.seconds, second.down, second.up) == (2.0, 0, 0)
@@ -181,15 +182,15 @@ def test_times_and_transfers_are_those_of_the_servers_log(run):
 
 
 def test_a_rotated_log_is_read_from_its_oldest_part(run):
-    whole = read_log(run)
+    whole = Run(run).log
     lines = LOG.splitlines(keepends=True)
     for name, part in (("log.txt.2", lines[:3]), ("log.txt.1", lines[3:7]), ("log.txt", lines[7:])):
         (run / "server" / name).write_text("".join(part))
-    assert read_log(run) == whole
+    assert Run(run).log == whole
 
 
 def test_traffic_is_the_sum_of_flares_message_statistics(run):
-    assert read_traffic(run) == {"results": {"up": 2 * 2**20, "down": 0}}
+    assert Run(run).traffic == {"results": {"up": 2 * 2**20, "down": 0}}
     assert "2.1 MB" in words(page(run))
 
 

@@ -14,21 +14,11 @@ from rich.console import Console
 
 from fedmr.data.datalist import read_datalist
 from fedmr.data.images import Image
-from fedmr.reports.statistics import (
-    ARTEFACT,
-    BRIGHTEST,
-    INTENSITY,
-    PER_PATIENT,
-    PER_VOLUME,
-    Sample,
-    is_statistics,
-    measure,
-    read_statistics,
-    shift,
-    show,
-    volume_features,
-)
-from fedmr.runs.run import RunError
+from fedmr.data.statistics import BRIGHTEST, INTENSITY, PER_PATIENT, PER_VOLUME, Sample, measure, volume_features
+from fedmr.reports.statistics import show_statistics
+from fedmr.runs.checks import RunError
+from fedmr.runs.run import STATISTICS, Run
+from fedmr.runs.statistics import shift
 from fedmr.utils.errors import DataError
 from phantoms import phantom
 
@@ -207,8 +197,8 @@ def run(tmp_path):
         folder = tmp_path / "w" / "server" / "simulate_job"
         shutil.copytree(JOB / "app", folder / "app_server")
         (folder / "meta.json").write_text(json.dumps({"job_clients": [{"name": s} for s in sites]}))
-        (folder / ARTEFACT).parent.mkdir()
-        (folder / ARTEFACT).write_text(json.dumps(raw))
+        (folder / STATISTICS).parent.mkdir()
+        (folder / STATISTICS).write_text(json.dumps(raw))
         return tmp_path / "w"
 
     return make
@@ -216,13 +206,13 @@ def run(tmp_path):
 
 def printed(run: Path, **files: Path) -> str:
     console = Console(width=80, record=True, file=io.StringIO())
-    show(run, console, **files)
+    show_statistics(Run(run), console, **files)
     return console.export_text()
 
 
 def test_table_figures_and_plot_show_every_site_and_say_which_are_hidden(run, tmp_path):
     folder = run(raw_result({"site-1": 6, "site-2": 0, "site-3": 9}))
-    assert is_statistics(folder)
+    assert Run(folder).is_statistics
     text = printed(folder, json_file=tmp_path / "f.json", picture=tmp_path / "p.png")
     rows = {line[:10].strip(): line for line in text.splitlines()}
     assert "hidden" in rows["site-2"]
@@ -231,7 +221,7 @@ def test_table_figures_and_plot_show_every_site_and_say_which_are_hidden(run, tm
     assert "fewer than 5 patients" in text
     assert "…" not in text, "80 columns hold every cell"
     figures = json.loads((tmp_path / "f.json").read_text())
-    assert figures == read_statistics(folder)
+    assert figures == Run(folder).statistics
     assert figures["data_sets"]["all"]["sites"]["site-2"] is None
     assert figures["data_sets"]["all"]["edges"] == [0, 500, 1250]
     assert figures["data_sets"]["all"]["all sites"]["patients"] == 15
@@ -249,13 +239,13 @@ def test_a_missing_site_or_figure_is_an_error(run):
     raw = raw_result({"site-1": 6, "site-2": 7})
     folder = run(raw)
     with pytest.raises(RunError, match="site-3"):
-        read_statistics(folder)
+        assert Run(folder).statistics
     shutil.rmtree(folder)
     del raw["slices"]["stddev"]
     with pytest.raises(RunError, match="stddev"):
-        read_statistics(run(raw, sites=("site-1", "site-2")))
+        assert Run(run(raw, sites=("site-1", "site-2"))).statistics
 
 
 def test_a_run_that_trained_is_no_statistics(tmp_path):
     (tmp_path / "app_server").mkdir()
-    assert not is_statistics(tmp_path)
+    assert not Run(tmp_path).is_statistics

@@ -9,11 +9,13 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from fedmr.aggregation.guard import REJECTIONS
 from fedmr.nets import build
-from fedmr.reports.pictures import comparison_image, draw
-from fedmr.reports.table import labels_of, table
-from fedmr.runs.run import FINAL_MODEL, METHODS, RunError, best_round, read_figures, read_rounds, summarise
+from fedmr.reports.pictures import comparison_image, draw_details
+from fedmr.reports.table import figures_table, labels_of
+from fedmr.runs.checks import RunError
+from fedmr.runs.figures import METHODS, best_round, summarise
+from fedmr.runs.records import FINAL_MODEL, REJECTIONS
+from fedmr.runs.run import Run
 from fedmr.tasks.patches import load_volumes
 
 SITES = ("site-1", "site-2")
@@ -57,23 +59,23 @@ def test_a_site_that_the_guard_left_out_of_a_round_does_not_make_the_run_incompl
     records[1]["sites"].pop()
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     with pytest.raises(RunError, match="round 1: no contribution from site-2"):
-        read_figures(run)
+        Run(run).figures()
     (folder / REJECTIONS).write_text(json.dumps({"round": 1, "site": "site-2", "reason": "absurd", "norm": None}))
-    assert set(read_figures(run)["sites"]) == set(SITES)
+    assert set(Run(run).figures()["sites"]) == set(SITES)
     (folder / REJECTIONS).write_text(json.dumps({"round": 2, "site": "site-2", "reason": "absurd", "norm": None}))
     with pytest.raises(RunError, match="round 1: no contribution from site-2"):
-        read_figures(run)
+        Run(run).figures()
 
 
 def test_figures_of_all_sites_and_their_mean(run):
-    result = read_figures(run)
+    result = Run(run).figures()
     assert list(result["sites"]) == list(SITES)
     assert result["mean"]["zero_filled"]["psnr"] == 30.5
     assert result["mean"]["model"] == pytest.approx({"psnr": 31.5, "ssim": 31.5 / 40})
 
 
 def test_the_best_round_is_weighted_by_steps_and_leaves_out_the_untrained_model(run):
-    rounds = read_rounds(run)
+    rounds = Run(run).rounds
     assert [r["psnr"] for r in rounds] == [39.0, 32.25, 31.25]
     assert best_round(rounds)["round"] == 1
 
@@ -84,11 +86,11 @@ def test_a_run_is_found_from_its_workspace_a_download_or_itself(run, tmp_path):
     shutil.copytree(inner, download / "workspace")
     (download / "workspace" / "meta.json").write_text("{}")  # a provisioned server names the sites one level up only
     with pytest.raises(RunError, match="names no sites"):
-        read_figures(download)
+        Run(download).figures()
     (download / "meta.json").write_text('{"job_deploy_detail": ["server: OK", "site-2: OK", "site-1: OK"]}')
-    assert read_figures(inner) == read_figures(download) == read_figures(run)
+    assert Run(inner).figures() == Run(download).figures() == Run(run).figures()
     with pytest.raises(RunError, match="is no run"):
-        read_figures(tmp_path)
+        Run(tmp_path).figures()
 
 
 def drop_site_from_round(folder):
@@ -117,12 +119,12 @@ def drop_results_of_site(folder):
 def test_an_incomplete_run_is_an_error_that_says_what_is_missing(run, spoil, message):
     spoil(run / "server" / "simulate_job")
     with pytest.raises(RunError, match=message):
-        read_figures(run)
+        Run(run).figures()
 
 
 def test_the_table_fits_80_columns_and_shows_every_figure():
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(table(summarise({s: site_figures(30.0 + k) for k, s in enumerate(SITES)}), "t"))
+    console.print(figures_table(summarise({s: site_figures(30.0 + k) for k, s in enumerate(SITES)}), "t"))
     text = console.export_text()
     for cell in ("site-2", "31.00 / 0.7750", "32.00 / 0.8000", "30.50 / 0.7625", "+1.00"):
         assert cell in text
@@ -138,7 +140,9 @@ def test_comparison_image_holds_four_tiles_of_the_middle_slice(site, task, tmp_p
     window = np.percentile(reference.numpy(), 99.9)
     expected = (reference.clamp(0, window) * (255 / window)).round().to(torch.uint8).numpy()
     assert np.abs(image[0, :, 3 * width :].astype(int) - expected).max() <= 1
-    draw(dict.fromkeys(SITES, image[0]), summarise({s: site_figures(30.0) for s in SITES}), tmp_path / "c.png", METHODS)
+    draw_details(
+        dict.fromkeys(SITES, image[0]), summarise({s: site_figures(30.0) for s in SITES}), tmp_path / "c.png", METHODS
+    )
     assert Image.open(tmp_path / "c.png").size[0] > 1000
 
 
@@ -147,5 +151,5 @@ def test_the_picture_names_the_network_of_the_run(task, tmp_path, monkeypatch):
     monkeypatch.setattr("matplotlib.axes.Axes.set_title", lambda axis, text, **_: titles.append(text))
     labels = labels_of(replace(task, network={**task.network, "name": "unet"}))
     image = np.tile(np.arange(64, dtype=np.uint8), (64, 4))
-    draw({"site-1": image}, summarise({"site-1": site_figures(30.0)}), tmp_path / "c.png", labels)
+    draw_details({"site-1": image}, summarise({"site-1": site_figures(30.0)}), tmp_path / "c.png", labels)
     assert titles == ["site-1", "low resolution", "zero-filled, 30.00 dB", "U-Net, 31.00 dB", "reference"]

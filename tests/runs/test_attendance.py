@@ -5,12 +5,12 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from fedmr.aggregation.guard import REJECTIONS
 from fedmr.cli.main import app
 from fedmr.federation.configured import MEANT
 from fedmr.reports.html import write_html
 from fedmr.runs.attendance import absences_of
-from fedmr.runs.run import FINAL_MODEL
+from fedmr.runs.records import FINAL_MODEL, REJECTIONS
+from fedmr.runs.run import Run
 from runs import SITES, write_run
 
 
@@ -46,9 +46,9 @@ def leave_out(run, site, *rounds, reason=None):
 
 
 def test_a_run_in_which_all_took_part_has_no_absences(run):
-    assert absences_of(run) == {}
+    assert absences_of(Run(run)) == {}
     mean(run, *SITES)
-    assert absences_of(run) == {}
+    assert absences_of(Run(run)) == {}
 
 
 def test_each_absent_site_is_named_with_what_is_known_and_the_others_are_reported(run, tmp_path):
@@ -59,7 +59,7 @@ def test_each_absent_site_is_named_with_what_is_known_and_the_others_are_reporte
     leave_out(run, "site-3", 0)
     results = "cross_site_val/cross_val_results.json"
     change(run, results, lambda rows: rows["site-1"].pop(FINAL_MODEL))
-    found = absences_of(run)
+    found = absences_of(Run(run))
     assert set(found) == {"site-1", "site-3", "site-4", "site-5"}
     assert found["site-1"] == (
         "has no part in 2 of 3 rounds, the first 1 (no result in time) and did not test the final model"
@@ -82,5 +82,5 @@ def test_each_absent_site_is_named_with_what_is_known_and_the_others_are_reporte
 def test_a_complete_run_ends_with_code_0(run):
     mean(run, *SITES)
     assert CliRunner().invoke(app, ["report", str(run)]).exit_code == 0
-    write_html(run, run / "report.html")
+    write_html(Run(run), run / "report.html")
     assert "This run is incomplete" not in (run / "report.html").read_text()

@@ -7,10 +7,11 @@ import pytest
 from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
 
-from fedmr.aggregation.guard import REJECTIONS
 from fedmr.privacy.ledger import LOCAL_RECORD
-from fedmr.runs.protection import distances, epsilons, protection_tables
-from fedmr.runs.run import read_events
+from fedmr.reports.protection import protection_tables
+from fedmr.runs.protection import distances, epsilons
+from fedmr.runs.records import REJECTIONS
+from fedmr.runs.run import Run
 
 SITES = ("site-1", "site-2")
 
@@ -44,14 +45,14 @@ def reject(run, *rows):
 
 def shown(run):
     console = Console(file=io.StringIO(), width=100)
-    for table in protection_tables(run):
+    for table in protection_tables(Run(run)):
         console.print(table)
     return console.file.getvalue()
 
 
 def test_of_an_ordinary_run_there_is_nothing_to_show(run):
-    assert protection_tables(run) == []
-    assert (epsilons(read_events(run)), distances(run)) == ({}, {})
+    assert protection_tables(Run(run)) == []
+    assert (epsilons(Run(run).streams), distances(Run(run))) == ({}, {})
 
 
 def test_every_rejection_is_shown_with_round_site_and_the_words_of_the_guard(run):
@@ -65,7 +66,7 @@ def test_every_rejection_is_shown_with_round_site_and_the_words_of_the_guard(run
 def test_epsilons_of_a_site_of_slices_and_of_patients_stay_apart(run):
     stream(run, "site-1", "privacy/epsilon", [1.0, 2.5], first=4)  # after three releases in earlier jobs
     stream(run, "site-2", "privacy/epsilon_slice", [0.5])
-    found = epsilons(read_events(run))
+    found = epsilons(Run(run).streams)
     assert found == {"site": {"site-1": {4: 1.0, 5: 2.5}}, "slice": {"site-2": {1: 0.5}}}
     text = shown(run)
     assert "epsilon per site ┃ epsilon per slice" in text
@@ -76,7 +77,7 @@ def test_epsilons_of_a_site_of_slices_and_of_patients_stay_apart(run):
 def test_the_distance_of_sent_from_true_updates_is_shown_where_the_run_holds_it(run):
     keep(run, "site-1", (0.5, 2.0), (0.7, 4.0), (0.9, 5.0))
     keep(run, "site-2", (None, None), (0.25, 8.0))  # of DP-SGD, when nobody was drawn
-    assert distances(run)["cosine"] == {"site-1": {0: 0.5, 1: 0.7, 2: 0.9}, "site-2": {1: 0.25}}
+    assert distances(Run(run))["cosine"] == {"site-1": {0: 0.5, 1: 0.7, 2: 0.9}, "site-2": {1: 0.25}}
     text = shown(run)
     assert "site-1 │    0.7 │          4" in text
     assert "site-2 │   0.25 │          8" in text

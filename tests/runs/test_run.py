@@ -4,9 +4,11 @@ import json
 
 import pytest
 
-from fedmr.aggregation.guard import ONLY_EVALUATES, REJECTIONS
 from fedmr.reports.html import write_html
-from fedmr.runs.run import FINAL_MODEL, RunError, best_round, parts_of_sites, read_figures, read_rounds
+from fedmr.runs.checks import RunError
+from fedmr.runs.figures import best_round
+from fedmr.runs.records import FINAL_MODEL, ONLY_EVALUATES, REJECTIONS
+from fedmr.runs.run import Run
 from runs import SITES, write_run
 
 
@@ -52,19 +54,19 @@ def run(tmp_path):
 
 
 def test_a_complete_run_names_no_site(run):
-    assert parts_of_sites(run) == {}
+    assert Run(run).parts == {}
 
 
 def test_sites_without_volumes_for_a_part_are_named_and_the_run_is_complete(run, tmp_path):
     without_tests(run, "site-1")
     without_validation(run, "site-1")
     without_training(run, "site-2")
-    assert set(read_figures(run)["sites"]) == {"site-2", "site-3"}
-    parts = parts_of_sites(run)
+    assert set(Run(run).figures()["sites"]) == {"site-2", "site-3"}
+    parts = Run(run).parts
     assert set(parts) == {"site-1", "site-2"}
     assert parts["site-1"].startswith("does not validate and does not test")
     assert parts["site-2"].startswith("does not train")
-    write_html(run, tmp_path / "page.html")
+    write_html(Run(run), tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert all(f"{site} {words}" in page for site, words in parts.items())
     assert "no contribution from" not in page
@@ -73,20 +75,20 @@ def test_sites_without_volumes_for_a_part_are_named_and_the_run_is_complete(run,
 def test_no_site_validates(run, tmp_path):
     without_validation(run, *SITES)
     (folder_of(run) / "app_server" / "best_FL_global_model.pt").unlink()
-    assert set(read_figures(run)["sites"]) == set(SITES)
-    assert best_round(read_rounds(run))["round"] == 1
-    write_html(run, tmp_path / "page.html")
+    assert set(Run(run).figures()["sites"]) == set(SITES)
+    assert best_round(Run(run).rounds)["round"] == 1
+    write_html(Run(run), tmp_path / "page.html")
     assert "nan" not in (tmp_path / "page.html").read_text().split("<main>")[1].split("<script")[0]
 
 
 def test_no_site_tests(run):
     without_tests(run, *SITES)
     with pytest.raises(RunError, match=r"no site of .* has test volumes"):
-        read_figures(run)
+        Run(run).figures()
 
 
 def test_a_silent_site_is_still_missed(run):
     without_training(run, "site-2")
     (folder_of(run) / REJECTIONS).unlink()
     with pytest.raises(RunError, match="no contribution from site-2"):
-        read_figures(run)
+        Run(run).figures()

@@ -8,7 +8,7 @@ import numpy as np
 from nvflare.fuel.f3.stats_pool import new_message_size_pool
 from torch.utils.tensorboard import SummaryWriter
 
-from fedmr.runs.run import FINAL_MODEL
+from fedmr.runs.records import FINAL_MODEL
 from phantoms import phantom
 
 CONFIGS = Path(__file__).parents[2] / "jobs" / "mscan_fedavg" / "app" / "config"

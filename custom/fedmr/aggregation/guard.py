@@ -9,13 +9,11 @@ Metrics that come with an update are of the model that the site *received*. Low 
 that the site is: `poor_metrics` finds them, and they are no fault of the update.
 """
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from numbers import Real
-from pathlib import Path
 from statistics import median
 from typing import Annotated, Any, Self, TypeGuard
 
@@ -24,9 +22,6 @@ from pydantic import Field, Strict, model_validator
 
 from fedmr.utils.text import one_line
 from fedmr.utils.validation import Count, Number, Positive, Text, settings
-
-REJECTIONS = "guard.jsonl"  # in the server's run folder
-ONLY_EVALUATES = "it has no training volumes: it only evaluates"  # the reason of a site that is no fault
 
 # What an optimiser moves a value by in a step at most, in learning rates: RMSprop with torch's alpha 10, i.e.
 # 1 / sqrt(1 - alpha); Adam with its betas 3.2, (1 - beta1) / sqrt(1 - beta2) (Kingma & Ba, ICLR 2015, section 2.1).
@@ -235,21 +230,6 @@ def _fault_of_norm(norm: float, steps: Any, shapes: Mapping[str, Shape], limits:
         allowed = f"{limits.norm_factor:g} times are allowed (norm_factor)"
         return f"its norm {norm:.3g} is, per step, {times:.3g} times the last round's median; {allowed}"
     return None
-
-
-def read_rejections(folder: Path) -> list[dict[str, Any]]:
-    """Return what the guard left out, in order: ``{"round": r, "site": SITE, "reason": text, "norm": L2 or None}``.
-
-    Args:
-        folder: the server's run folder; without a record in it nothing was left out.
-    """
-    path = folder / REJECTIONS
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-
-
-def evaluating_sites(rejections: Iterable[Mapping[str, Any]]) -> set[str]:
-    """Return the sites that said that they only evaluate, from the rows of `read_rejections`."""
-    return {row["site"] for row in rejections if row["reason"] == ONLY_EVALUATES}
 
 
 def _is_number(value: Any) -> TypeGuard[float]:

@@ -4,13 +4,13 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from fedmr import __version__
 from fedmr.data.readers import contrast_of
 from fedmr.nets import title
-from fedmr.runs.run import METHODS, read_figures, read_rounds
+from fedmr.runs.figures import METHODS
+from fedmr.runs.run import Run
 from fedmr.tasks.base import Task, Volume
 from fedmr.tasks.registry import build_task
 
@@ -65,22 +65,22 @@ def summarise_volumes(volumes: Sequence[Volume]) -> dict[str, dict[str, int]]:
     }
 
 
-def card_of_run(run: Path, task: Task) -> Card:
+def card_of_run(run: Run, task: Task) -> Card:
     """Card of a federated run's final global model, from what the server received. The sites stay nameless.
 
     Args:
-        run: simulator workspace or downloaded job.
-        task: the run's task.
+        run: the run.
+        task: its task.
 
     Raises:
         RunError: a model, a site's round or its test figures are missing.
     """
-    figures, rounds = read_figures(run), read_rounds(run)
-    steps = sum(site["steps"] for record in rounds for site in record["sites"].values())
+    figures = run.figures()
+    steps = sum(site["steps"] for record in run.rounds for site in record["sites"].values())
     volumes = sum(site["n_volumes"] for site in figures["sites"].values())
     return make_card(
         task,
-        training={"federated": True, "sites": len(figures["sites"]), "rounds": len(rounds), "steps": steps},
+        training={"federated": True, "sites": len(run.sites), "rounds": len(run.rounds), "steps": steps},
         data={"volumes": {"test": volumes}},
         metrics={"split": "test", "n_volumes": volumes, **figures["mean"]},
     )

@@ -14,7 +14,7 @@ from fedmr.checkpoints.decrypt import decrypt, encryption_of
 from fedmr.checkpoints.shipped import locate
 from fedmr.federation.render import CUSTOM, read_task
 from fedmr.nets import build
-from fedmr.runs.run import find_run
+from fedmr.runs.run import Run
 from fedmr.tasks.base import Task
 from fedmr.tasks.registry import build_task
 from fedmr.utils.class_path import allow_folder
@@ -65,9 +65,10 @@ def load_model(path: Path, job: Path | None = None, context: Path | None = None)
         allow_folder(job / CUSTOM)
     path = locate(path)
     if path.is_dir():
-        file = find_run(path) / "app_server" / "FL_global_model.pt"
-        task = build_task(read_task(job or file.parent))
-        return Model(_network(task, _weights(_read(file), file, task, context), file), card_of_run(path, task))
+        run = Run(path)
+        file = run.model_file()
+        task = build_task(read_task(job)) if job else run.read_task()
+        return Model(_network(task, _weights(_read(file), file, task, context), file), card_of_run(run, task))
     content = _read(path)
     try:
         card = _card(content, path, job)

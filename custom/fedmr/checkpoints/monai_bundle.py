@@ -12,7 +12,7 @@ from fedmr import __version__
 from fedmr.checkpoints.card import INTENDED_USE, Card, describe
 from fedmr.checkpoints.model_file import Model, save_model
 from fedmr.physics.degradation import pair, scale_text
-from fedmr.runs.run import METHODS
+from fedmr.runs.figures import METHODS
 from fedmr.utils.files import replace_folder
 
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"

@@ -120,11 +120,11 @@ def resume(
 ) -> None:
     """Submit the rounds that an interrupted job still lacks; model and sites go on from where they were."""
     from fedmr.federation.kits import open_kits
-    from fedmr.federation.resume import find_run, resumed_job
     from fedmr.federation.session import Admin
+    from fedmr.runs.resume import resumed_job, unfinished_run
 
     kits = open_kits(workspace)
-    job = resumed_job(Path(run) if Path(run).is_dir() else find_run(kits, run), workspace / "resumed")
+    job = resumed_job(Path(run) if Path(run).is_dir() else unfinished_run(kits, run), workspace / "resumed")
     session = Admin(kits, admin)
     number = session.submit(job)
     console.print(number)
@@ -156,11 +156,12 @@ def _absent(session: "Admin", number: str) -> dict[str, str]:
     """Say what sites that were meant to take part missed, by site, from the job's folder on the server."""
     from fedmr.federation.kits import ConsortiumError
     from fedmr.runs.attendance import absences_of
-    from fedmr.runs.run import RunError
+    from fedmr.runs.checks import RunError
+    from fedmr.runs.run import Run
 
     with TemporaryDirectory(prefix="fedmr-ended-") as folder:
         try:
-            return absences_of(session.download(number, Path(folder)))
+            return absences_of(Run(session.download(number, Path(folder))))
         except (ConsortiumError, RunError) as error:  # e.g. it was deployed to nobody, or this admin may not
             console.print(f"who took part is not known: {error}", markup=False)
             return {}

@@ -47,7 +47,7 @@ def simulate(
     from fedmr.federation.render import locate_job
     from fedmr.federation.simulator import choose_sites
     from fedmr.federation.simulator import simulate as run_job
-    from fedmr.runs.run import RunError
+    from fedmr.runs.checks import RunError
 
     job = locate_job(job)
     folder = run.out or Path("runs") / job.name

@@ -2,7 +2,6 @@
 
 import json
 from functools import partial
-from math import isnan
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +13,7 @@ from rich.markup import escape
 from fedmr.cli.options import InitFrom, Settings, configured_job
 
 if TYPE_CHECKING:  # imports torch
+    from fedmr.runs.run import Run
     from fedmr.tasks.base import Task
 
 console = Console()
@@ -86,59 +86,68 @@ def report(
     Fails if a model is missing. Exit code 3: a site that was meant to take part was missing, in whole or in part; each
     is named, also on the page, and the figures are the others'.
     """
-    from fedmr.reports import cross_site
+    from fedmr.reports.cross_site import show_matrix
     from fedmr.reports.html import write_html
-    from fedmr.reports.statistics import is_statistics, show
+    from fedmr.reports.protection import protection_tables
+    from fedmr.reports.statistics import show_statistics
     from fedmr.runs.attendance import absences_of
-    from fedmr.runs.protection import protection_tables
-    from fedmr.runs.run import read_figures, read_run_task
+    from fedmr.runs.run import Run
     from fedmr.study.report import is_study, write_report
 
     if is_study(run):
         return console.print(f"wrote {write_report(run)}", soft_wrap=True)
-    if is_statistics(run):
-        return show(run, console, json_file=json_file, picture=picture)
+    opened = Run(run)
+    if opened.is_statistics:
+        return show_statistics(opened, console, json_file=json_file, picture=picture)
     page = html or run / "report.html"
-    write_html(run, page)  # first: an incomplete run has a page too, which says what is missing
+    write_html(opened, page)  # first: an incomplete run has a page too, which says what is missing
     console.print(f"wrote {page}", soft_wrap=True)
-    for view in protection_tables(run):
+    for view in protection_tables(opened):
         console.print(view)
-    absent = absences_of(run)
+    for line in opened.refused.lines():
+        console.print(f"[yellow]refused:[/] {escape(line)}", soft_wrap=True)
+    absent = absences_of(opened)
     for name, words in absent.items():
         console.print(f"[bold red]{escape(name)}[/] {escape(words)}", soft_wrap=True)
-    figures = read_figures(run, complete=False)
-    alone, task = cross_site.trained_alone(run), read_run_task(run)
-    _show(figures, f"every site's own model of {run}" if alone else f"final global model of {run}", json_file, task)
-    _show_more(run, figures, alone=alone)
-    if not absent and cross_site.is_cross_site(run):
-        cross_site.show(run, console, run / "cross_site.png")
+    figures, alone = opened.figures(complete=False), opened.trained_alone
+    whose = f"every site's own model of {run}" if alone else f"final global model of {run}"
+    _show(figures, whose, json_file, opened.task)
+    _show_more(opened, figures, alone=alone)
+    if not absent and opened.is_cross_site:
+        show_matrix(opened, console, run / "cross_site.png")
     if picture:
-        shared = {site: image for site, image in _shared_images(run).items() if site in figures["sites"]}
-        _draw(shared, figures, picture, task)
+        _draw(_shared_pictures(opened, figures), figures, picture, opened.task)
     if absent:
         raise typer.Exit(3)
 
 
-def _show_more(run: Path, figures: dict[str, Any], *, alone: bool) -> None:
+def _show_more(opened: "Run", figures: dict[str, Any], *, alone: bool) -> None:
     """Print personal models, who has no part in what, and which round's model is the best."""
     from fedmr.reports.table import personal_table
-    from fedmr.runs.run import best_round, parts_of_sites, read_rounds
 
     if personal := personal_table(figures):
         console.print(personal)
-    for name, words in parts_of_sites(run).items():
+    for name, words in opened.parts.items():
         console.print(f"{escape(name)} {words}", soft_wrap=True)
-    best = best_round(read_rounds(run))
-    if not alone and not isnan(best["psnr"]):  # else the server's files hold the untrained network
+    best = opened.best
+    if best and not alone:  # else the server's files hold the untrained network
         console.print(
             f"best_FL_global_model.pt: as received in round {best['round']}, validation PSNR {best['psnr']:.2f} dB"
         )
 
 
-def _shared_images(run: Path) -> dict[str, Any]:
-    from fedmr.reports.pictures import read_images
+def _shared_pictures(run: "Run", figures: dict[str, Any]) -> dict[str, Any]:
+    """Comparison images of the final model by site, (H, 4*W) uint8, of sites in the figures.
 
-    if not (images := read_images(run)):
+    Raises:
+        ValueError: no site shares any.
+    """
+    from fedmr.runs.records import FINAL_MODEL
+    from fedmr.runs.streams import latest_pictures
+
+    streams = {site: stream for site, stream in run.streams.items() if site in figures["sites"]}
+    images = latest_pictures(streams, f"test/{FINAL_MODEL}")
+    if not images:
         raise ValueError(
             'no site of this run shares pictures ("share_images" in its datalist). On a site, '
             "`fedmr evaluate MODEL DATA --picture FILE` draws them from its own data"
@@ -182,9 +191,9 @@ def study(
 
 def _show(figures: dict[str, Any], title: str, json_file: Path | None, task: "Task | None") -> None:
     """Print the table and write the same figures to a file, if one is named."""
-    from fedmr.reports.table import labels_of, table
+    from fedmr.reports.table import figures_table, labels_of
 
-    console.print(table(figures, title, labels_of(task)))
+    console.print(figures_table(figures, title, labels_of(task)))
     if json_file:
         json_file.write_text(json.dumps(figures, indent=1) + "\n")
 
@@ -192,11 +201,11 @@ def _show(figures: dict[str, Any], title: str, json_file: Path | None, task: "Ta
 def _draw(images: dict[str, Any], figures: dict[str, Any], picture: Path, task: "Task | None") -> None:
     """Write the comparison picture that fits the kind of task."""
     from fedmr.reports.error_maps import draw_errors
-    from fedmr.reports.pictures import draw
+    from fedmr.reports.pictures import draw_details
     from fedmr.reports.table import labels_of
 
     if task and task.shows_errors:
         draw_errors(images, figures, picture, labels_of(task))
     else:
-        draw(images, figures, picture, labels_of(task))
+        draw_details(images, figures, picture, labels_of(task))
     console.print(f"wrote {picture}")

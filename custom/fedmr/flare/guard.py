@@ -17,7 +17,6 @@ from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 
 from fedmr.aggregation.guard import (
-    ONLY_EVALUATES,
     Limits,
     Shape,
     Typical,
@@ -33,6 +32,7 @@ from fedmr.flare.messages import OUTSIDE, REASON, unpack
 from fedmr.flare.rejections import note_left_out
 from fedmr.flare.undoing import CAN_UNDO, FINAL_METRICS, FINAL_MODEL_TESTED, VERDICT
 from fedmr.flare.versions import VERSIONS, differences, fault_of_versions, own_versions, read_versions, write_versions
+from fedmr.runs.records import ONLY_EVALUATES
 from fedmr.utils.text import larger_than, one_line
 
 _MOST_BESIDE = 4_000_000  # bytes beside the values: meta, metrics, headers; honest ones take thousands

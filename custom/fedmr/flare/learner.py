@@ -29,8 +29,9 @@ from fedmr.flare.messages import REASON, VALIDATION_SPLIT, latents_message, pack
 from fedmr.flare.sites import site_folder
 from fedmr.flare.versions import VERSIONS, own_versions
 from fedmr.privacy.accountant import BudgetError
-from fedmr.reports.cross_site import OF_SERVER
 from fedmr.reports.pictures import comparison_image
+from fedmr.runs.records import OF_SERVER
+from fedmr.runs.run import PERSONAL_FILE
 from fedmr.tasks.base import NothingToTrain
 from fedmr.tasks.registry import build_task
 from fedmr.training.build import make_trainer
@@ -43,7 +44,6 @@ from fedmr.utils.text import without_names
 
 STATE_FILE = "fedmr_site_state.pt"
 EARLIER_STATE_FILE = "fedmr_site_state_earlier.pt"
-PERSONAL_FILE = "fedmr_personal_model.pt"
 _LACKS = {
     "train": "has no training volumes: it only evaluates",
     "val": "has no validation volumes: its figures do not help to select the best model",
@@ -68,7 +68,7 @@ class SiteLearner(Learner):
         task: the numbers of `fedmr.tasks.base.Task`.
         threads: torch threads; by default the machine's cores divided by the FLARE sites on it.
         resume: ``{"job": id, "round": n}`` for a job that goes on from the state which the sites have from another one
-            after n rounds; made by `fedmr.federation.resume`.
+            after n rounds; made by `fedmr.runs.resume`.
     """
 
     def __init__(self, task: dict[str, Any], threads: int | None = None, resume: dict[str, Any] | None = None) -> None:

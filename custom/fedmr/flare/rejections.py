@@ -8,7 +8,7 @@ from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_context import FLContext
 from nvflare.app_common.app_constant import AppConstants
 
-from fedmr.aggregation.guard import REJECTIONS
+from fedmr.runs.records import REJECTIONS
 from fedmr.utils.text import one_line
 
 

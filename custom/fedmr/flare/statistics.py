@@ -16,20 +16,20 @@ from nvflare.app_common.statistics.min_count_cleanser import MinCountCleanser
 from nvflare.app_common.statistics.statistics_privacy_cleanser import StatisticsPrivacyCleanser
 from nvflare.fuel.utils.log_utils import get_obj_logger
 
+from fedmr.data.statistics import Sample, cohorts, measure
 from fedmr.flare.sites import local_folder, site_folder
 from fedmr.privacy.cohorts import COHORTS_FILE, Cohorts
 from fedmr.privacy.policy import read_policy
-from fedmr.reports.statistics import Sample, cohorts, measure
 
 
 class SiteStatistics(Statistics):
-    """Statistics of a site's scans; what is counted is in `fedmr.reports.statistics`.
+    """Statistics of a site's scans; what is counted is in `fedmr.data.statistics`.
 
     The volumes are read once, when the job starts. A site whose data cannot be used says why, once. So does one whose
     earlier statistics were of nearly the same patients (`fedmr.privacy.cohorts`).
 
     Args:
-        data_sets: which volumes belong to which data set; see `fedmr.reports.statistics.measure`.
+        data_sets: which volumes belong to which data set; see `fedmr.data.statistics.measure`.
     """
 
     def __init__(self, data_sets: dict[str, dict[str, list[str]]]) -> None:

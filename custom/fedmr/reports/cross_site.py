@@ -1,6 +1,5 @@
 """Every model on every site's test volumes: the matrix of a cross-site evaluation, as table and heat map."""
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,16 +7,14 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from fedmr.aggregation.guard import evaluating_sites, read_rejections
-from fedmr.runs.run import RunError, find_run, participants, read_algorithm, without_test
+from fedmr.runs.checks import RunError
+from fedmr.runs.records import BEST_MODEL, FINAL_MODEL
+from fedmr.runs.run import Run
 
-OF_SERVER = "SRV_"  # FLARE's mark on the models that are the server's
-_NAMES = {
-    f"{OF_SERVER}FL_global_model.pt": "global, final",
-    f"{OF_SERVER}best_FL_global_model.pt": "global, best round",
-}
+_NAMES = {FINAL_MODEL: "global, final", BEST_MODEL: "global, best round"}
 
 
 @dataclass(frozen=True)
@@ -29,24 +26,20 @@ class Matrix:
     psnr: np.ndarray[Any, np.dtype[np.float64]]
 
 
-def is_cross_site(run: Path) -> bool:
-    """Whether sites' own models, not only the server's, were tested in a run."""
-    return any(not model.startswith(OF_SERVER) for row in _results(run).values() for model in row)
-
-
-def read_matrix(run: Path) -> Matrix:
-    """The matrix of a run, sites' models first; of sites as far as they have volumes.
+def matrix_of(run: Run) -> Matrix:
+    """The matrix of a run, sites' models first; of sites as far as they have volumes and sent usable figures.
 
     Raises:
         RunError: a site submitted no model, or did not test one.
     """
-    results, everyone = _results(run), sorted(participants(run), key=_natural)
-    trained = [site for site in everyone if site not in evaluating_sites(read_rejections(find_run(run)))]
-    sites = [site for site in everyone if site not in without_test(run)]
-    tested = {model for row in results.values() for model in row}
+    results, everyone = run.results, sorted(run.expected(), key=_natural)
+    refused = {site for model, site in run.refused.records if isinstance(model, str)}
+    trained = [site for site in everyone if site not in run.evaluating]
+    sites = [site for site in everyone if site not in run.without_test | refused]
+    tested = {model for site in sites for model in results.get(site, {})}
     if absent := [site for site in trained if site not in tested]:
         raise RunError(f"no model of {', '.join(absent)} was tested. Look into that site's log.txt")
-    models = [*trained, *(model for model in _NAMES if model in tested and not trained_alone(run))]
+    models = [*trained, *(model for model in _NAMES if model in tested and not run.trained_alone)]
     for model in models:
         if absent := [site for site in sites if "model" not in results.get(site, {}).get(model, {})]:
             raise RunError(f"no test figures of {model} from {', '.join(absent)}. Look into that site's log.txt")
@@ -54,35 +47,25 @@ def read_matrix(run: Path) -> Matrix:
     return Matrix([_NAMES.get(model, model) for model in models], sites, psnr)
 
 
-def trained_alone(run: Path) -> bool:
-    """Whether every site trained alone, so that there are no global models and each tested its own in their place."""
-    return read_algorithm(run).get("name") == "local"
-
-
-def _results(run: Path) -> dict[str, dict[str, Any]]:
-    path = find_run(run) / "cross_site_val" / "cross_val_results.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
-
-
 def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part or 0), text) for text, part in re.findall(r"(\D*)(\d*)", name)]
 
 
-def table(matrix: Matrix) -> Table:
+def matrix_table(matrix: Matrix) -> Table:
     """Models by sites with the mean over sites, the best of every column in bold."""
     view = Table(title="PSNR (dB) of every model on every site's test volumes", caption="bold: best of the column")
     view.add_column("model", no_wrap=True)
     for site in (*matrix.sites, "mean"):
-        view.add_column(site, justify="right", no_wrap=True)
+        view.add_column(escape(site), justify="right", no_wrap=True)
     values = np.column_stack([matrix.psnr, matrix.psnr.mean(axis=1)])
     best = values.argmax(axis=0)
     for number, (model, row) in enumerate(zip(matrix.models, values, strict=True)):
         cells = [f"[bold]{v:.2f}[/]" if number == b else f"{v:.2f}" for v, b in zip(row, best, strict=True)]
-        view.add_row(model, *cells, end_section=number == len(set(matrix.models) - set(_NAMES.values())) - 1)
+        view.add_row(escape(model), *cells, end_section=number == len(set(matrix.models) - set(_NAMES.values())) - 1)
     return view
 
 
-def draw(matrix: Matrix, path: Path) -> None:
+def draw_matrix(matrix: Matrix, path: Path) -> None:
     """Write the heat map as a picture: colour is the distance to the best of the column, since test sets differ."""
     import matplotlib
 
@@ -107,9 +90,9 @@ def draw(matrix: Matrix, path: Path) -> None:
     plt.close(fig)
 
 
-def show(run: Path, console: Console, picture: Path) -> None:
-    """Print the table and write the heat map; errors as `read_matrix`."""
-    matrix = read_matrix(run)
-    console.print(table(matrix))
-    draw(matrix, picture)
-    console.print(f"wrote {picture}", soft_wrap=True)
+def show_matrix(run: Run, console: Console, picture: Path) -> None:
+    """Print the table and write the heat map; errors as `matrix_of`."""
+    matrix = matrix_of(run)
+    console.print(matrix_table(matrix))
+    draw_matrix(matrix, picture)
+    console.print(f"wrote {escape(str(picture))}", soft_wrap=True)

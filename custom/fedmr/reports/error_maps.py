@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fedmr.runs.run import Figures
+from fedmr.runs.figures import Figures
 
 
 def draw_errors(

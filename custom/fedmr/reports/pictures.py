@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fedmr.runs.run import FINAL_MODEL, METHODS, Figures, read_events
+from fedmr.runs.figures import METHODS, Figures
 from fedmr.tasks.base import Task, Volume
 
 # tiles of a comparison image, and the method whose figures belong to each; the first one's label is the kind's
@@ -32,22 +32,9 @@ def comparison_image(net: nn.Module, volume: Volume, task: Task) -> np.ndarray[A
     return image.round().to(torch.uint8).numpy()[None]
 
 
-def read_images(run: Path) -> dict[str, np.ndarray[Any, Any]]:
-    """Comparison images of the final model by site, as far as sites share pixels: (H, 4*W) uint8."""
-    return latest_images(read_events(run), f"test/{FINAL_MODEL}")
-
-
-def latest_images(events: dict[str, Any], tag: str) -> dict[str, np.ndarray[Any, Any]]:
-    """The last image of a tag by site, (H, W) uint8, of the sites in `read_events` that streamed one."""
-    from io import BytesIO
-
-    from PIL import Image
-
-    streamed = {site: e.Images(tag)[-1] for site, e in events.items() if tag in e.Tags()["images"]}
-    return {s: np.asarray(Image.open(BytesIO(i.encoded_image_string)).convert("L")) for s, i in streamed.items()}
-
-
-def draw(images: dict[str, np.ndarray[Any, Any]], figures: Figures, path: Path, labels: Mapping[str, str]) -> None:
+def draw_details(
+    images: dict[str, np.ndarray[Any, Any]], figures: Figures, path: Path, labels: Mapping[str, str]
+) -> None:
     """Write one row per site: the reference with a box, then the box in the four tiles, enlarged.
 
     Args:

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 
+from rich.markup import escape
 from rich.table import Table
 
 from fedmr.nets import title as title_of
-from fedmr.runs.run import METHODS, PERSONAL, Figures
+from fedmr.runs.figures import METHODS, PERSONAL, Figures
 from fedmr.tasks.base import Task
 
 
@@ -14,7 +15,7 @@ def labels_of(task: Task | None) -> dict[str, str]:
     return METHODS | ({"model": title_of(task.network)} if task else {})
 
 
-def table_rows(figures: Figures) -> list[list[str]]:
+def figures_rows(figures: Figures) -> list[list[str]]:
     """Cells of a row per site and of the mean: site, number of volumes, PSNR / SSIM per method, gain in dB."""
     total = sum(site["n_volumes"] for site in figures["sites"].values())
     rows = []
@@ -24,15 +25,15 @@ def table_rows(figures: Figures) -> list[list[str]]:
     return rows
 
 
-def table(figures: Figures, title: str, labels: Mapping[str, str] = METHODS) -> Table:
+def figures_table(figures: Figures, title: str, labels: Mapping[str, str] = METHODS) -> Table:
     """Sites by methods, PSNR in dB and SSIM, with the gain over zero-filled; `labels` names the methods."""
-    view = Table(title=title, caption="PSNR (dB) / SSIM per volume, range = volume maximum, mean over volumes")
+    view = Table(title=escape(title), caption="PSNR (dB) / SSIM per volume, range = volume maximum, mean over volumes")
     view.add_column("site", no_wrap=True)
     for label in ("n", *(labels[m] for m in METHODS if m in figures["mean"]), "gain"):
-        view.add_column(label, justify="right", no_wrap=True)
-    *sites, mean = table_rows(figures)
+        view.add_column(escape(label), justify="right", no_wrap=True)
+    *sites, mean = figures_rows(figures)
     for row in sites:
-        view.add_row(*row, end_section=row is sites[-1])
+        view.add_row(*map(escape, row), end_section=row is sites[-1])
     view.add_row(*mean)
     return view
 
@@ -48,5 +49,5 @@ def personal_table(figures: Figures) -> Table | None:
     for site, row in rows:
         cells = [f"{row[m]['psnr']:.2f} / {row[m]['ssim']:.4f}" for m in ("model", PERSONAL)]
         gain = f"{row[PERSONAL]['psnr'] - row['model']['psnr']:+.2f}"
-        view.add_row(site, *cells, gain, end_section=site == rows[-2][0])
+        view.add_row(escape(site), *cells, gain, end_section=site == rows[-2][0])
     return view

@@ -4,10 +4,9 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fedmr.aggregation.guard import evaluating_sites, read_rejections
 from fedmr.federation.configured import read_meant
-from fedmr.runs.facts import read_meta
-from fedmr.runs.run import RunError, find_run, participants, read_results, read_rounds, sites_outside, without_test
+from fedmr.runs.records import FINAL_MODEL
+from fedmr.runs.run import Run
 from fedmr.utils.text import one_line
 
 _OK = ": OK"  # how FLARE ends the line of a site that took the job
@@ -80,25 +79,19 @@ def _of_rounds(lacking: list[int], number: int, reasons: Mapping[int, str]) -> s
     return f"has no part in {which}{why}"
 
 
-def absences_of(path: Path) -> dict[str, str]:
-    """Return `absences` of a run: simulator workspace, downloaded job, or the server's folder of one.
-
-    Raises:
-        RunError: nothing of a run is there.
-    """
-    folder = find_run(path)
-    recorded = (folder / "metrics" / "round_metrics.jsonl").is_file()
-    rejections = read_rejections(folder)
-    try:
-        deployed = participants(path)
-    except RunError:
-        deployed = set()
+def absences_of(run: Run) -> dict[str, str]:
+    """Return `absences` of a run; who sent a record that had to be refused was there."""
+    refused = run.refused.records if run.rounds or run.results else set()
+    rounds = [
+        {"round": record["round"], "sites": set(record["sites"]) | {s for r, s in refused if r == record["round"]}}
+        for record in run.rounds
+    ]
     return absences(
-        folder,
-        read_meta(path),
-        deployed=deployed - set(refusals(read_meta(path))),
-        rounds=read_rounds(path) if recorded else [],
-        rejections=rejections,
-        tested={*read_results(path), *without_test(path)},
-        excused=evaluating_sites(rejections) | sites_outside(path),
+        run.folder,
+        run.meta,
+        deployed=run.sites - set(refusals(run.meta)),
+        rounds=rounds,
+        rejections=run.rejections,
+        tested={*run.results_of(), *run.without_test, *(site for model, site in refused if model == FINAL_MODEL)},
+        excused=run.evaluating | run.outside,
     )

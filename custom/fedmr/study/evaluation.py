@@ -12,12 +12,11 @@ from torch import nn
 from fedmr.checkpoints.model_file import load_model
 from fedmr.metrics import sharpness, volume_metrics
 from fedmr.nets.unet import UNet
+from fedmr.runs.run import Run
 from fedmr.study import Cell
 from fedmr.tasks.base import Task, Volume
 from fedmr.tasks.registry import build_task
 from fedmr.training.latents import SPLITS, latents_of
-
-_PERSONAL = "fedmr_personal_model.pt"  # as the learner leaves it on its site
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ def _models(cell: Cell, run: Path, task: Task) -> Iterator[_Tested]:
         net = load_model(run).net.to(device)
         yield _Tested(net, "global", cell.sites, (*cell.sites, *cell.unseen))
     for site in cell.sites:
-        for path in (run / site).glob(f"*/{_PERSONAL}"):  # if the algorithm makes one
+        for path in Run(run).personal_models(site):  # if the algorithm makes one
             net = load_model(path).net.to(device)
             yield _Tested(net, "local" if alone else "personal", (site,), (site, *cell.unseen) if alone else (site,))
             if alone and (others := tuple(name for name in cell.sites if name != site)):

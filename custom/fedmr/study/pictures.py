@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmr.reports.pictures import most_detailed_box
-from fedmr.runs.run import METHODS, read_rounds
+from fedmr.runs.figures import METHODS
+from fedmr.runs.run import Run
 from fedmr.study.results import PANEL, RUN, Row
 
 _COLUMNS = 6  # of panels side by side
@@ -63,7 +64,7 @@ def draw_curves(folder: Path, rows: Sequence[Row], axes: Sequence[str], path: Pa
 
 def _curve(run: Path) -> list[float]:
     """Every site counts the same, so that a pooled run, whose one site holds as many volumes of each, is comparable."""
-    return [fmean(site["psnr"] for site in record["sites"].values()) for record in read_rounds(run)]
+    return [fmean(site["psnr"] for site in record["sites"].values()) for record in Run(run).rounds]
 
 
 def draw_panels(folder: Path, rows: Sequence[Row], axes: Sequence[str], path: Path) -> str:

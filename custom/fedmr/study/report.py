@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fedmr.metrics import METRICS
-from fedmr.runs.run import METHODS
+from fedmr.runs.figures import METHODS
 from fedmr.study import Arm
 from fedmr.study.alignment import alignment_table, draw_alignment, read_alignments
 from fedmr.study.files import PLAN, StudyError

@@ -13,8 +13,8 @@ from fedmr.data.datalist import DATA_ROOT_VARIABLE
 from fedmr.data.pool import pool
 from fedmr.federation.render import rendered
 from fedmr.federation.simulator import end_processes, run_flare
-from fedmr.runs.facts import read_log, read_step_times
-from fedmr.runs.run import RunError, read_figures, read_rounds
+from fedmr.runs.checks import RunError
+from fedmr.runs.run import Run
 from fedmr.study import Cell, Study
 from fedmr.study.evaluation import evaluate_cell, write_latents
 from fedmr.study.files import StudyError, only_one, write_plan
@@ -77,7 +77,7 @@ def _run_cell(cell: Cell, folder: Path, study: Study, *, data: Path, configs: Pa
     folder.mkdir(parents=True)
     facts, started = circumstances(), time.perf_counter()
     _simulate(cell, folder, data=data.resolve(), configs=configs)
-    cost = {"seconds": time.perf_counter() - started, **_cost(cell, folder / RUN)}
+    cost = {"seconds": time.perf_counter() - started, **_cost(cell, Run(folder / RUN))}
     named = {"cell": cell.name, **dict(zip(study.axes, cell.arm, strict=True)), "seed": cell.seed}
     for row in evaluate_cell(cell, folder / RUN, data=data, panel=folder / PANEL):
         yield named | row | cost | {"job": cell.job, **facts, "settings": cell.settings}
@@ -100,7 +100,10 @@ def _simulate(cell: Cell, folder: Path, *, data: Path, configs: Path) -> None:
     except subprocess.TimeoutExpired:
         raise StudyError(f"ended after {cell.minutes:g} minutes, see {log}") from None
     try:
-        read_figures(folder / RUN)
+        run = Run(folder / RUN)
+        run.figures()
+        if run.refused.lines():  # of a simulation, whose records are the cell's own
+            raise RunError("; ".join(run.refused.lines()))
     except RunError as error:
         raise StudyError(f"{_first_error(folder / 'log.txt') or error}; see {folder / 'log.txt'}") from None
 
@@ -132,17 +135,17 @@ def _render(cell: Cell, folder: Path, configs: Path) -> Path:
     return folder / "job"
 
 
-def _cost(cell: Cell, run: Path) -> dict[str, Any]:
+def _cost(cell: Cell, run: Run) -> dict[str, Any]:
     """Measure the cost of a run.
 
     Returns:
         optimisation steps of all sites; bytes that sites sent ("up") and received in the rounds, as FLARE's server
         logs the arrays that travel apart from messages; seconds of all rounds, and of a step at a site.
     """
-    rounds, log = read_rounds(run), read_log(run)
+    rounds, log = run.rounds, run.log
     if log is None:
-        raise RunError(f"{run / 'server' / 'log.txt'} is missing: the job failed")
-    times = [value for site in run.glob("*/simulate_job") for value in read_step_times(run, site.parent.name)]
+        raise RunError(f"the server's log.txt is missing in {run.path}: the job failed")
+    times = [value for site in sorted(run.sites) for value in run.step_times(site)]
     return {
         "parameters": cell.parameters,
         "rounds": len(rounds),

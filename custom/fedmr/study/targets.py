@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedmr.metrics import METRICS
-from fedmr.runs.run import METHODS
+from fedmr.runs.figures import METHODS
 from fedmr.study.results import Row
 from fedmr.study.tables import Spread, difference, markdown, spread, text_of
 

@@ -18,7 +18,7 @@ from fedmr.data.datalist import present_splits, site_folders
 from fedmr.data.splits import SPLITS
 from fedmr.federation.render import CUSTOM, read_num_rounds, read_task
 from fedmr.reports.pictures import comparison_image
-from fedmr.runs.run import Figures, summarise
+from fedmr.runs.figures import Figures, summarise
 from fedmr.tasks.base import Task, Volume
 from fedmr.tasks.registry import build_task
 from fedmr.training.build import make_trainer

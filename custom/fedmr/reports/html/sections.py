@@ -1,19 +1,20 @@
-"""Sections of the page, from what `report` and `facts` read."""
+"""Sections of the page, from what a `Run` holds."""
 
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from fedmr.nets import build, count_parameters, title
 from fedmr.physics.degradation import scale_text
 from fedmr.reports.html.charts import MEAN, Chart, chart
 from fedmr.reports.html.panels import make_panels
-from fedmr.reports.pictures import latest_images
-from fedmr.runs import facts
+from fedmr.runs.figures import weighted_mean
 from fedmr.runs.protection import distances, epsilons
-from fedmr.runs.run import FINAL_MODEL, best_round, read_results
+from fedmr.runs.records import FINAL_MODEL
+from fedmr.runs.run import Run
+from fedmr.runs.settings import argument, components, filters
+from fedmr.runs.streams import Stream, latest_pictures
 from fedmr.tasks.registry import build_task
 
 _TIMES = "\N{MULTIPLICATION SIGN}"
@@ -35,15 +36,17 @@ class Description:
 
 def describe(client: dict[str, Any]) -> Description | None:
     """Return what was trained, from the job's client config; None if it is not there or has no task."""
-    numbers = facts.argument(client, "task")
+    numbers = argument(client, "task")
     if not isinstance(numbers, dict):
         return None
+    network = numbers.get("network")
+    named = str(network.get("name", "network")) if isinstance(network, dict) else "network"
     flat = list(_flatten(numbers).items())
     try:
         task = build_task(numbers)
         net = build(**task.network)
-    except ValueError:  # made by another version of fedmr: its numbers can be shown, but not put into words
-        return Description(title({"name": "network"} | dict(numbers.get("network", {}))), None, "", [], flat, None)
+    except (ValueError, TypeError):  # made by another version of fedmr: its numbers can be shown, not put into words
+        return Description(title({"name": named}), None, "", [], flat, None)
     name, scale = title(task.network), scale_text(task.network.get("scale", 1))
     times = f" {_TIMES}{scale}" if scale != "1" else ""
     rest = ", ".join(f"{k} {v}" for k, v in task.network.items() if k not in ("name", "_target_", "scale", "seed"))
@@ -73,30 +76,30 @@ def _flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return rows
 
 
-def curves(rounds: list[dict[str, Any]], events: Mapping[str, Any], log: facts.ServerLog | None) -> list[Chart]:
+def curves(run: Run) -> list[Chart]:
     """Charts over rounds, as far as there are values: validation PSNR and SSIM, loss, time."""
-    best = best_round(rounds)["round"] if rounds else None
-    loss = _scalars(events, "train/loss")
+    best = run.best["round"] if run.best else None
+    loss = {s: one.scalars["train/loss"] for s, one in run.streams.items() if "train/loss" in one.scalars}
     turns: dict[str, dict[int, float]] = {}
-    for number, phase in (log.rounds if log else {}).items():
+    for number, phase in (run.log.rounds if run.log else {}).items():
         for site, seconds in phase.turns.items():
             turns.setdefault(site, {})[number] = seconds
     charts = [
-        chart("Validation PSNR", _metric(rounds, "psnr"), unit="dB", best=best),
-        chart("Validation SSIM", _metric(rounds, "ssim"), decimals=4, best=best),
+        chart("Validation PSNR", _metric(run, "psnr"), unit="dB", best=best),
+        chart("Validation SSIM", _metric(run, "ssim"), decimals=4, best=best),
         chart("Training loss", loss, decimals=5, x_name="epoch"),
         chart("Time per turn", dict(sorted(turns.items())), unit="s", decimals=1),
     ]
     return [one for one in charts if one]
 
 
-def protection(run: Path, events: Mapping[str, Any]) -> list[Chart]:
+def protection(run: Run) -> list[Chart]:
     """Charts of what filters and DP-SGD did, as far as there are values: epsilon, sent against true updates."""
     far = distances(run)
     charts = [
         *(
             chart(f"Epsilon so far, per {unit}", curves, x_name="release", decimals=3)
-            for unit, curves in epsilons(events).items()
+            for unit, curves in epsilons(run.streams).items()
         ),
         chart("Cosine of sent and true update", far.get("cosine", {}), x_name="update", decimals=4),
         chart("Norm of the sent by that of the true update", far.get("norm_ratio", {}), x_name="update", decimals=3),
@@ -104,46 +107,28 @@ def protection(run: Path, events: Mapping[str, Any]) -> list[Chart]:
     return [one for one in charts if one]
 
 
-def _metric(rounds: list[dict[str, Any]], name: str) -> dict[str, dict[int, float]]:
+def _metric(run: Run, name: str) -> dict[str, dict[int, float]]:
     """A validation metric by site and round, with the mean weighted by steps, by which FLARE selects."""
     lines: dict[str, dict[int, float]] = {}
-    for record in rounds:
-        rows = {site: row for site, row in sorted(record["sites"].items()) if name in row}
-        for site, row in rows.items():
-            lines.setdefault(site, {})[record["round"]] = row[name]
-        steps = sum(row["steps"] for row in rows.values())
-        if steps:
-            mean = sum(row["steps"] * row[name] for row in rows.values()) / steps
+    for record in run.rounds:
+        for site, row in sorted(record["sites"].items()):
+            if name in row:
+                lines.setdefault(site, {})[record["round"]] = row[name]
+        mean = weighted_mean(record["sites"].values(), name)
+        if mean is not None:
             lines.setdefault(MEAN, {})[record["round"]] = mean
     return lines
 
 
-def _scalars(events: Mapping[str, Any], tag: str) -> dict[str, dict[int, float]]:
-    return {
-        site: {value.step: value.value for value in e.Scalars(tag)}
-        for site, e in sorted(events.items())
-        if tag in e.Tags()["scalars"]
-    }
-
-
-def sites(
-    run: Path,
-    rounds: list[dict[str, Any]],
-    events: Mapping[str, Any],
-    log: facts.ServerLog | None,
-    *,
-    expected: Iterable[str],
-) -> list[dict[str, Any]]:
+def sites(run: Run) -> list[dict[str, Any]]:
     """Per site, expected ones that sent nothing included: accepted updates, steps per round, median times, and number
     and bytes of what it streamed."""
-    names = {site for record in rounds for site in record["sites"]} | {*events, *read_results(run), *expected}
+    names = {site for record in run.rounds for site in record["sites"]} | {*run.streams, *run.results, *run.sites}
     rows = []
     for site in sorted(names):
-        steps = [record["sites"][site]["steps"] for record in rounds if site in record["sites"]]
-        turns = [phase.turns[site] for phase in log.rounds.values() if site in phase.turns] if log else []
-        speed = facts.read_step_times(run, site)
-        tags = events[site].Tags() if site in events else {"images": [], "scalars": []}
-        pictures = [image for tag in tags["images"] for image in events[site].Images(tag)]
+        steps = [record["sites"][site]["steps"] for record in run.rounds if site in record["sites"]]
+        turns = [phase.turns[site] for phase in run.log.rounds.values() if site in phase.turns] if run.log else []
+        speed, stream = run.step_times(site), run.streams.get(site, Stream())
         rows.append(
             {
                 "name": site,
@@ -151,37 +136,38 @@ def sites(
                 "steps": statistics.median(steps) if steps else None,
                 "seconds": statistics.median(turns) if turns else None,
                 "step_ms": statistics.median(speed) if speed else None,
-                "values": sum(len(events[site].Scalars(tag)) for tag in tags["scalars"]),
-                "scalars": tags["scalars"],
-                "pictures": len(pictures),
-                "picture_bytes": sum(len(image.encoded_image_string) for image in pictures),
+                "values": stream.n_values,
+                "scalars": list(stream.scalars),
+                "pictures": stream.n_pictures,
+                "picture_bytes": stream.picture_bytes,
             }
         )
     return rows
 
 
-def pictures(events: Mapping[str, Any], network: str, measured: str = "") -> dict[str, Any]:
+def pictures(run: Run, network: str, measured: str = "") -> dict[str, Any]:
     """Panels of the final model on test scans; where there are none, of the last received model on validation scans."""
     choices = (
         (f"test/{FINAL_MODEL}", {"split": "test", "model": "the final global model"}),
         ("val", {"split": "validation", "model": "the global model that the site received last"}),
     )
     for tag, pictured in choices:
-        images = latest_images(dict(sorted(events.items())), tag)
+        images = latest_pictures(run.streams, tag)
         if images:
             panels, scale = make_panels(images, network, measured)
             return {"panels": panels, "scale": scale, "pictured": pictured}
     return {"panels": [], "scale": None, "pictured": None}
 
 
-def privacy(client: dict[str, Any], server: dict[str, Any]) -> dict[str, Any]:
+def privacy(run: Run) -> dict[str, Any]:
     """Return what the job's configs say about what leaves a site."""
-    paths = [component["path"].lower() for component in facts.components([client, server])]
+    client, server = run.config("client"), run.config("server")
+    paths = [component["path"].lower() for component in components([client, server])]
     return {
         "known": bool(client and server),
-        "kind": facts.argument(server, "expected_data_kind"),
-        "weighted": bool(facts.argument(server, "weigh_by_local_iter")),
-        "filters": facts.filters(client, "task_result_filters"),
-        "dp_sgd": (facts.argument(client, "task") or {}).get("dp_sgd"),
+        "kind": argument(server, "expected_data_kind"),
+        "weighted": bool(argument(server, "weigh_by_local_iter")),
+        "filters": filters(client, "task_result_filters"),
+        "dp_sgd": run.task.to_dict().get("dp_sgd") if run.task else None,
         "encrypted": any(word in path for path in paths for word in _HE_WORDS),
     }

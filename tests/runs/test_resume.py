@@ -9,7 +9,8 @@ from pyhocon import ConfigFactory
 
 from fedmr.federation.kits import ConsortiumError
 from fedmr.federation.render import CLIENT_CONFIG, SERVER_CONFIG
-from fedmr.federation.resume import MODEL_FILE, resumed_job, rounds_done
+from fedmr.runs.log import read_log
+from fedmr.runs.resume import MODEL_FILE, resumed_job
 from simulator import ROOT
 
 NUMBER = "5b0c"
@@ -78,6 +79,27 @@ def test_a_folder_that_is_no_run_is_said(tmp_path):
 
 def test_rounds_are_counted_by_the_last_that_finished(tmp_path):
     (tmp_path / "log.txt").write_text("no round\n")
-    assert rounds_done(tmp_path) == 0
+    assert read_log(tmp_path) is None
+    (tmp_path / "log.txt").write_text(FINISHED.format(0).replace("finished", "started"))
+    assert read_log(tmp_path).done == 0
     (tmp_path / "log.txt").write_text("".join(FINISHED.format(number) for number in (0, 1, 7)) + "Round 8 started.\n")
-    assert rounds_done(tmp_path) == 8
+    assert read_log(tmp_path).done == 8
+
+
+@pytest.mark.parametrize("name", ["../outside", "/tmp/outside", "a/b", "", "..", "a b", 5, "x\n"])
+@pytest.mark.parametrize("key", ["name", "job_id"])
+def test_a_name_that_could_be_a_path_is_refused(key, name, tmp_path):
+    run = write_run(tmp_path / "run", "mscan_fedavg", rounds=2)
+    meta = json.loads((run / "meta.json").read_text()) | {key: name}
+    (run / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(ConsortiumError, match=f"gives the {key}"):
+        resumed_job(run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_config_that_reaches_out_is_refused(tmp_path):
+    run = write_run(tmp_path / "run", "mscan_fedavg", rounds=2)
+    config = run / "app_server" / "config" / "config_fed_client.conf"
+    config.write_text("leak = ${HOME}\n" + config.read_text())
+    with pytest.raises(ValueError, match="asks for variables"):
+        resumed_job(run, tmp_path / "out")
