@@ -1,4 +1,4 @@
-"""A MONAI bundle of a model: weights, TorchScript, contract, and an inference that runs without FedMR.
+"""A MONAI bundle of a model: weights, TorchScript, contract; inference, training and test run without FedMR.
 
 https://docs.monai.io/en/stable/mb_specification.html
 """
@@ -8,7 +8,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import fedmr
 from fedmr import __version__
+from fedmr.checkpoints.bundle_training import evaluation, training
 from fedmr.checkpoints.card import INTENDED_USE, Card, describe
 from fedmr.checkpoints.model_file import Model, save_model
 from fedmr.physics.degradation import pair, scale_text
@@ -41,10 +43,31 @@ intensities, with the affine of the finer grid. `--input` may be a folder of NIf
 - `models/model.ts` takes slices (N, 1, h, w), float32, normalised as below, and gives (N, 1, {rows}h, {columns}w).
 - `models/model.pt` is the same model for `fedmr infer` and `fedmr evaluate`.
 
+## Train and test
+
+`dataset_dir` is a folder with high-resolution NIfTI scans and a `datalist.json` that gives each one's split, as `fedmr
+prepare` makes it:
+
+```bash
+python -m monai.bundle run --config_file configs/train.json --dataset_dir SITE
+python -m monai.bundle run --config_file "['configs/train.json','configs/evaluate.json']" --dataset_dir SITE
+```
+
+Training starts from the bundle's weights and writes `models/trained.ts`; `--model models/trained.ts` tests it, and
+`--network_def#f models/trained.ts` applies it. `evaluate.json` prints the mean PSNR of the test volumes. In a
+federation MONAI's `MonaiAlgo` runs the same two files at every site, from the site's own copy of this folder.
+
 ## Card
 
 {card}
 """
+_PACKAGE = Path(fedmr.__file__).parent
+# parts of FedMR that need nothing but torch, numpy and MONAI
+_SCRIPTS = {
+    "transforms.py": Path(__file__).with_name("bundle_transforms.py"),
+    "degradation.py": _PACKAGE / "physics" / "degradation.py",
+    "losses.py": _PACKAGE / "losses.py",
+}
 _LICENCE = """configs/, scripts/ and docs/: Apache License, Version 2.0, https://www.apache.org/licenses/LICENSE-2.0
 
 models/: {licence}
@@ -95,9 +118,11 @@ def _fill(folder: Path, model: Model, scripted: bytes) -> None:
     texts = {
         "configs/metadata.json": json.dumps(metadata(card), indent=1) + "\n",
         "configs/inference.json": json.dumps(inference(card), indent=1) + "\n",
+        "configs/train.json": json.dumps(training(card), indent=1) + "\n",
+        "configs/evaluate.json": json.dumps(evaluation(), indent=1) + "\n",
         "configs/logging.conf": _LOGGING,
         "scripts/__init__.py": "",
-        "scripts/transforms.py": Path(__file__).with_name("bundle_transforms.py").read_text(),
+        **{f"scripts/{name}": path.read_text() for name, path in _SCRIPTS.items()},
         "docs/README.md": _readme(card),
         "docs/card.json": json.dumps(card, indent=1) + "\n",
         "LICENSE": _LICENCE.format(licence=card["licence"]),

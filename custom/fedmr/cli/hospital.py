@@ -58,7 +58,7 @@ class _Preparation:
 @grouped
 def prepare(
     source: Annotated[Path, typer.Argument(help="The hospital's folder of scans; it is only read.")],
-    out: Annotated[Path, typer.Option(help="Data root to fill; the site's data go to OUT/SITE.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Data root to fill; the site's data go to OUT/SITE.")],
     how: _Preparation,
     site: Annotated[str, typer.Option(help="Site name, as FLARE knows it.")] = "",
     by_hospital: Annotated[bool, typer.Option(help="One site per hospital that the file names state (IXI).")] = False,

@@ -36,7 +36,7 @@ def check(configs: _Configs = Path("app_configs"), jobs: _Jobs = Path("jobs")) -
 @app.command()
 def bundle(
     job: Annotated[Path, typer.Argument(help="Job folder.")],
-    out: Annotated[Path, typer.Option(help="Folder for OUT/NAME.")] = Path("runs/jobs"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for OUT/NAME.")] = Path("runs/jobs"),
     code: Annotated[bool, typer.Option(help="Put FedMR's code into the job, for sites that lack it.")] = True,
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
 ) -> None:

@@ -9,6 +9,7 @@ from rich.markup import escape
 
 from fedmr import __version__
 from fedmr.cli import hospital, models, simulation, training
+from fedmr.cli.doctor import doctor
 from fedmr.cli.jobs import app as jobs_app
 from fedmr.cli.poc import app as poc_app
 from fedmr.cli.summary import printable
@@ -49,6 +50,7 @@ app.command()(models.export)
 app.command()(models.decrypt)
 app.command()(models.card)
 app.command()(models.models)
+app.command()(doctor)
 app.command()(models.audit)
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(poc_app, name="poc")

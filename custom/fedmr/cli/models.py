@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 
+from fedmr.cli.checks import check_input, check_model
 from fedmr.cli.grouped import grouped
 
 console = Console()
@@ -57,6 +58,8 @@ def infer(
     Exit code 0: all scans were done; 3: some could not be used, each is named with the reason, and the others were; 1:
     none was.
     """
+    check_model(model)
+    check_input(source)
     from fedmr.cli.summary import show_results
     from fedmr.inference.infer import infer as infer_scans
     from fedmr.inference.super_resolver import Options
@@ -79,12 +82,15 @@ def infer(
 def export(
     model: Annotated[Path, typer.Argument(help="Model file of FLARE or of `fedmr train`, or a whole run.")],
     to: Annotated[str, typer.Option(help="pt, torchscript, onnx or bundle.")],
-    out: Annotated[Path | None, typer.Option(help="What to write; by default the model's name, here.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="What to write; by default the model's name, here.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
     licence: Annotated[str, typer.Option(help="Terms of the weights, for the card.")] = "",
     job: Annotated[Path | None, typer.Option(help="Job of the model, if not beside it.")] = None,
 ) -> None:
     """Write a model, with its card, for use elsewhere: model file, TorchScript, ONNX or MONAI bundle."""
+    check_model(model)
     from fedmr.checkpoints.export import export as export_model
 
     console.print(f"wrote {export_model(model, to, out=out, force=force, job=job, licence=licence)}")
@@ -111,6 +117,7 @@ def card(
     job: Annotated[Path | None, typer.Option(help="Job of the model, if not beside it.")] = None,
 ) -> None:
     """Show what a model is: network, training, figures, licence."""
+    check_model(model)
     from fedmr.checkpoints.card import describe
     from fedmr.checkpoints.model_file import load_model
 
@@ -143,7 +150,9 @@ def models() -> None:
 
 def audit(
     data: Annotated[Path, typer.Argument(help="Data root or one site's folder; the first site is attacked.")],
-    out: Annotated[Path, typer.Option(help="Folder for audit.json, audit.md and audit.png, which shows patches.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for audit.json, audit.md and audit.png, which shows patches.")
+    ],
     job: Annotated[Path, typer.Option(help="Job whose site to play.")] = Path("jobs/mscan_fedavg"),
     model: Annotated[
         Path | None, typer.Option(help="Trained on these data; by default the site trains one epoch.")

@@ -194,7 +194,7 @@ def status(workspace: _Workspace = _HERE, admin: _Admin = "") -> None:
 def collect(
     job_id: _JobId = "",
     workspace: _Workspace = _HERE,
-    out: Annotated[Path, typer.Option(help="Folder for OUT/JOB_ID.")] = Path("runs/collected"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for OUT/JOB_ID.")] = Path("runs/collected"),
     admin: _Admin = "",
 ) -> None:
     """Download a job: global model, metrics and TensorBoard in one folder, which `fedmr report` reads."""

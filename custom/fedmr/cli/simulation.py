@@ -23,7 +23,7 @@ _PATIENTS = 6
 class _Run:
     """Options of `simulate` that say where and how it runs."""
 
-    out: Annotated[Path | None, typer.Option(help="The run's folder; runs/NAME by default.")] = None
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The run's folder; runs/NAME by default.")] = None
     threads: Annotated[int, typer.Option(help="Sites at work at once; all by default.")] = 0
     force: Annotated[bool, typer.Option("--force", help="Replace what is in OUT.")] = False
 

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from fedmr.cli.checks import check_input, check_model
 from fedmr.cli.options import InitFrom, Settings, configured_job
 
 if TYPE_CHECKING:  # imports torch
@@ -24,7 +25,7 @@ _Picture = Annotated[Path | None, typer.Option(help="Write the comparison pictur
 
 def train(
     data: Annotated[Path, typer.Argument(help="Data root or one site's folder; several sites are pooled.")],
-    out: Annotated[Path, typer.Option(help="Folder for model.pt and log.jsonl.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for model.pt and log.jsonl.")],
     job: Annotated[Path, typer.Option(help="Job whose task and rounds to use.")] = Path("jobs/mscan_fedavg"),
     sites: Annotated[str, typer.Option(help="Comma-separated site names; all by default.")] = "",
     rounds: Annotated[int, typer.Option(help="Rounds; the job's by default.")] = 0,
@@ -43,7 +44,7 @@ def train(
 
 def pool_sites(
     data: Annotated[Path, typer.Argument(help="Data root with the sites.")],
-    out: Annotated[Path, typer.Option(help="Data root to fill; not DATA itself.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Data root to fill; not DATA itself.")],
     site: Annotated[str, typer.Option(help="Name of the pooled site, as FLARE will know it.")] = "pooled",
     sites: Annotated[str, typer.Option(help="Comma-separated site names; all by default.")] = "",
 ) -> None:
@@ -63,6 +64,8 @@ def evaluate(
     job: Annotated[Path | None, typer.Option(help="Job of the model, if not beside it.")] = None,
 ) -> None:
     """Compare a model with zero-filled and, for super-resolution, bicubic interpolation on every site's volumes."""
+    check_model(model)
+    check_input(data)
     from fedmr.checkpoints.model_file import load_model
     from fedmr.training.standalone import comparison_images, evaluate_sites
 
@@ -158,7 +161,9 @@ def _shared_pictures(run: "Run", figures: dict[str, Any]) -> dict[str, Any]:
 def study(
     file: Annotated[Path, typer.Argument(metavar="STUDY", help="Study, as in benchmarks/studies.")],
     data: Annotated[Path, typer.Option(help="Data root with the sites.")] = Path("data"),
-    out: Annotated[Path | None, typer.Option(help="The study's folder; runs/studies/NAME by default.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The study's folder; runs/studies/NAME by default.")
+    ] = None,
     configs: Annotated[Path, typer.Option(help="Folder with the job sources.")] = Path("app_configs"),
     plan: Annotated[bool, typer.Option("--plan", help="List the runs and which of them are done; run none.")] = False,
 ) -> None:

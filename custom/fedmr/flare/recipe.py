@@ -13,10 +13,9 @@ from nvflare.job_config.defs import FilterType
 from nvflare.job_config.fed_job_config import FedJobConfig
 from nvflare.recipe.spec import Recipe
 
-from fedmr.federation.render import CUSTOM_README, job_tree
+from fedmr.federation.render import CUSTOM_README, PACKAGED_CONFIGS, job_tree
 from fedmr.nets import build
 from fedmr.tasks.registry import build_task
-from fedmr.utils.assets import asset
 
 _OWN_META = {"name", "resource_spec", "min_clients", "deploy_map"}  # what FLARE's job writes itself
 _FILTERS = {"task_data_filters": FilterType.TASK_DATA, "task_result_filters": FilterType.TASK_RESULT}
@@ -37,7 +36,7 @@ class FedMRRecipe(Recipe):
         settings: other entries of the job's source to change, e.g. ``{"min_clients_per_round": 3}``.
         custom_code: mark the job as one with code of its own, as `jobs/` are: sites then check it against their right
             to run such code. False for sites that have FedMR and forbid other code.
-        configs: folder with the job sources.
+        configs: folder with the job sources; by default those that come with FedMR.
 
     Raises:
         ValueError: no such job, or a task or network that is none.
@@ -52,13 +51,13 @@ class FedMRRecipe(Recipe):
         task: Mapping[str, Any] | None = None,
         settings: Mapping[str, Any] | None = None,
         custom_code: bool = True,
-        configs: Path = Path("app_configs"),
+        configs: Path = PACKAGED_CONFIGS,
     ) -> None:
         changes = dict(settings or {})
         changes |= {"name": name} if name else {}
         changes |= {"num_rounds": num_rounds} if num_rounds else {}
         changes |= {"task": dict(task)} if task else {}
-        tree = job_tree(asset(configs), job, changes)
+        tree = job_tree(configs, job, changes)
         if "task" in tree:
             build(**build_task(tree["task"]).network)
         super().__init__(_fed_job(tree, custom_code))
