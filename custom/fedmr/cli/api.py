@@ -24,7 +24,7 @@ from fedmr.federation.simulator import choose_sites
 from fedmr.federation.simulator import simulate as run_job
 from fedmr.inference.infer import infer as _infer_files
 from fedmr.inference.super_resolver import Options, SuperResolver
-from fedmr.runs.run import read_figures
+from fedmr.runs.run import Run
 from fedmr.training.standalone import evaluate_sites, train_pooled
 
 AnyPath = str | os.PathLike[str]
@@ -158,7 +158,7 @@ def simulate(
     with tempfile.TemporaryDirectory(prefix="fedmr-job-") as folder:
         changed = configure(Path(job), Path(folder), dict(settings or {}))
         run_job(changed, run, data=root, sites=names, threads=threads)
-    read_figures(run)  # FLARE ends with success even where every site failed
+    Run(run).figures()  # FLARE ends with success even where every site failed
     return run
 
 

@@ -114,8 +114,7 @@ def _problem(run: Run) -> str:
             matrix_of(run)
     except RunError as error:
         return str(error) + absent
-    problem = "" if absent and "Look into that site" in run.problem else run.problem
-    return f"{problem}{absent}".strip()
+    return f"{run.problem}{absent}".strip()
 
 
 def _matrix(run: Run) -> Matrix | None:
