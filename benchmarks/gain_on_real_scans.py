@@ -7,6 +7,7 @@ the scan's own k-space put back. Volumes of one patient are averaged before the 
 """
 
 import argparse
+import csv
 import json
 import statistics
 import sys
@@ -17,7 +18,9 @@ from common import RESULTS, facts, table, write_page
 
 from fedmr.checkpoints.model_file import load_model
 from fedmr.data.datalist import read_datalist, site_folders
+from fedmr.data.readers.folder import PRIVATE
 from fedmr.hospital.prepare import Options, prepare
+from fedmr.hospital.pseudonyms import PrivateFolder
 from fedmr.inference.super_resolver import impose
 from fedmr.metrics import volume_metrics
 from fedmr.utils.environment import ROOT
@@ -30,13 +33,22 @@ def prepared(source: Path, data: Path) -> Path:
     return data
 
 
-def measure(model: Path, data: Path, split: str) -> list[dict[str, Any]]:
-    """Measure the model on every volume of a split: a row each, with the gain in dB."""
+def patients_of(source: Path, folder: Path) -> dict[str, str]:
+    """Patient of split.csv by the pseudonym that a prepared site has for it: one person may be at several sites."""
+    private = PrivateFolder(folder / PRIVATE)
+    with (source / "split.csv").open() as handle:
+        known = {row["patient"] for row in csv.DictReader(handle) if row["site"] == folder.name}
+    return {f"p-{private.pseudonym('patient', patient)}": patient for patient in known}
+
+
+def measure(model: Path, source: Path, data: Path, split: str) -> list[dict[str, Any]]:
+    """Measure the model on every volume of a split: a row each; patients are those of split.csv."""
     opened, rows = load_model(model), []
     task, net = opened.task, opened.net
     for folder in site_folders(data):
         if split not in {entry["split"] for entry in read_datalist(folder)["volumes"]}:
             continue
+        patients = patients_of(source, folder)
         for volume in task.load(folder, (split,)):
             result = task.restore(net, volume)
             whole = impose(result, volume.lr, task.scale, task.grid).clamp_min(0)[
@@ -44,7 +56,12 @@ def measure(model: Path, data: Path, split: str) -> list[dict[str, Any]]:
             ]
             base = volume_metrics(task.baselines(volume)["zero_filled"], volume.reference)
             ours, consistent = (volume_metrics(image, volume.reference) for image in (result, whole))
-            row = {"site": folder.name, "patient": volume.patient, "contrast": volume.contrast, "zero_filled": base}
+            row = {
+                "site": folder.name,
+                "patient": patients[volume.patient],
+                "contrast": volume.contrast,
+                "zero_filled": base,
+            }
             rows.append(row | {"model": ours, "consistent": consistent})
             print(f"{folder.name} {volume.contrast}: {ours['psnr'] - base['psnr']:+.2f} dB", flush=True)
     return rows
@@ -102,7 +119,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if not (arguments.source / "split.csv").is_file():
         sys.exit(f"skipped: {arguments.source} holds no split.csv, so there are no real scans here")
-    rows = measure(arguments.model, prepared(arguments.source, ROOT / "runs" / "real8"), arguments.split)
+    data = prepared(arguments.source, ROOT / "runs" / "real8")
+    rows = measure(arguments.model, arguments.source, data, arguments.split)
     write(arguments.model.stem, rows, arguments.split)
 
 

@@ -125,7 +125,7 @@ def main() -> None:
         record.write_text(json.dumps({"hours": round(hours, 2), "commit": commit.stdout.strip()}) + "\n")
     file = run / "server" / "simulate_job" / "app_server" / "FL_global_model.pt"
     model, rounds = load_model(file), Run(run).rounds
-    rows = measure(file, data, "test")
+    rows = measure(file, arguments.source, data, "test")
     sites = {site for made in rounds for site in made["sites"]}
     steps = sum(site["steps"] for made in rounds for site in made["sites"].values())
     training = {"federated": True, "sites": len(sites), "rounds": len(rounds), "steps": steps}
