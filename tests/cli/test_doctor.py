@@ -54,9 +54,11 @@ def test_a_wrong_path_is_named_before_torch_is_loaded(arguments, tmp_path):
     (tmp_path / "m.pt").touch()
     words = [str(tmp_path / "m.pt") if word == "HERE" else word for word in arguments]
     code = (
-        "import sys; sys.argv[1:] = WORDS; sys.modules['torch'] = None\nfrom fedmr.cli.main import main; main()"
+        "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules)); sys.argv[1:] = WORDS\n"
+        "from fedmr.cli.main import main; main()"
     ).replace("WORDS", repr(words))
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert result.returncode == 1
     assert "does not exist" in result.stderr
     assert "Traceback" not in result.stderr
+    assert result.stdout.splitlines()[-1] == "False"
