@@ -17,12 +17,17 @@ SMALL = {
     "AttentionUnet": {"channels": [4, 8], "strides": [2]},
     "AutoEncoder": {"channels": [4, 8], "strides": [2, 1]},
     "BasicUNet": {"features": [4, 4, 8, 8, 8, 4]},
-    "DynUNet": {"kernel_size": [3, 3], "strides": [1, 2], "upsample_kernel_size": [2], "filters": [4, 8]},
+    "DynUNet": {"kernel_size": [3] * 3, "strides": [1, 2, 2], "upsample_kernel_size": [2, 2], "filters": [4, 8, 8]},
     "HighResNet": {
         "norm_type": "instance",
         "layer_params": [CONVOLUTION] * 2,
     },
-    "MedNeXt": {"init_filters": 4, "encoder_expansion_ratio": 2, "decoder_expansion_ratio": 2, "bottleneck_ratio": 2},
+    "MedNeXt": {
+        "init_filters": 4,
+        "encoder_expansion_ratio": 2,
+        "decoder_expansion_ratio": 2,
+        "bottleneck_expansion_ratio": 2,
+    },
     "SegResNet": {"init_filters": 8, "blocks_down": [1, 1], "blocks_up": [1]},
     "UNet": {"channels": [4, 8], "strides": [2]},
 }

@@ -5,7 +5,7 @@ import math
 from copy import deepcopy
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from fedmr.data.statistics import INTENSITY, PER_PATIENT, PER_VOLUME
@@ -133,6 +133,7 @@ def test_any_rounds_give_rounds_in_range_or_none(records, sites):
 @given(spoiled(rounds))
 def test_a_wrong_round_record_is_named_and_costs_no_other_site_its_own(pair):
     path, records = pair
+    assume(records != [])  # a log without a record has no wrong one
     refused = Refused()
     found = read_rounds(lines(records) if isinstance(records, list) else [(1, records)], SITES, refused)
     check_rounds(found, refused)

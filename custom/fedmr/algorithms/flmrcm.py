@@ -92,7 +92,9 @@ class Mrcm(AlgorithmSettings):
     def check_network(self, network: Mapping[str, Any]) -> None:
         """Refuse a network without the U-Net's bottleneck, by a ValueError."""
         if network.get("name") != "unet":
-            raise ValueError(f"task: algorithm flmrcm needs network unet, not {dict(network)}")
+            raise ValueError(
+                f"task: algorithm flmrcm needs network unet, not {network.get('name') or network.get('_target_')}"
+            )
 
 
 def latent_width(weights: Mapping[str, Any]) -> int:

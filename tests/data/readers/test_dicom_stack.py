@@ -164,7 +164,7 @@ ERRORS = {
     ),
     "palette": (_every(_set(PhotometricInterpretation="PALETTE COLOR")), "colour"),
     "inverted": (_every(_set(PhotometricInterpretation="MONOCHROME1")), "inverted"),
-    "JPEG-LS": (_compressed(JPEGLSLossless), "compressed as JPEG-LS Lossless Image Compression.*pyjpegls"),
+    "JPEG-LS, damaged": (_compressed(JPEGLSLossless), "its pixel data cannot be decoded"),
     "MPEG": (_compressed(MPEG2MPML), "stored as MPEG2 Main Profile.*, which no decoder reads"),
     "JPEG 2000, damaged": (_compressed(JPEG2000Lossless), "its pixel data cannot be decoded"),
     "truncated": (_truncated, r"IM0001\.dcm: its pixel data cannot be decoded .*Copy it again"),
