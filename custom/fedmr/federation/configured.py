@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from fedmr.nets import build
 from fedmr.tasks.overrides import merge
 from fedmr.tasks.registry import build_task
 from fedmr.utils.files import replace_folder
-from fedmr.utils.hocon import read_hocon
+from fedmr.utils.hocon import components, nodes, read_hocon
 
 SETTINGS = Path("app/config/fedmr_settings.json")  # FLARE leaves both with the configs in the run
 MEANT = Path("app/config/fedmr_sites.json")
@@ -112,7 +112,7 @@ def read_meant(folder: Path) -> list[str]:
 def needs_keys(job: Path) -> bool:
     """Whether a job's sites encrypt, for which only provisioning makes keys."""
     config = _plain(locate_job(job) / CLIENT_CONFIG)
-    return any(node["path"].endswith(_ENCRYPTS) for node in _nodes(config) if isinstance(node.get("path"), str))
+    return any(component["path"].endswith(_ENCRYPTS) for component in components(config))
 
 
 def _check_names(settings: Mapping[str, Any]) -> None:
@@ -132,24 +132,13 @@ def _plain(path: Path) -> Tree:
     return tree
 
 
-def _nodes(node: Any) -> Iterator[Tree]:
-    """Every mapping of a config."""
-    if isinstance(node, dict):
-        yield node
-        for value in node.values():
-            yield from _nodes(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from _nodes(value)
-
-
 def _arguments(config: Tree) -> list[Tree]:
-    return [node["args"] for node in _nodes(config) if isinstance(node.get("args"), dict)]
+    return [node["args"] for node in nodes(config) if isinstance(node.get("args"), dict)]
 
 
 def _set_argument(trees: Mapping[Path, Tree], name: str, value: Any, job: Path) -> None:
     argument = _ARGUMENTS[name]
-    holders = [n["args"] for n in _nodes(trees[SERVER_CONFIG]) if argument in (n.get("args") or {})]
+    holders = [n["args"] for n in nodes(trees[SERVER_CONFIG]) if argument in (n.get("args") or {})]
     if not holders:
         raise ValueError(f"{job} has no use for {name}: none of its components takes {argument}")
     for args in holders:
@@ -158,7 +147,6 @@ def _set_argument(trees: Mapping[Path, Tree], name: str, value: Any, job: Path) 
 
 def _set_task(trees: Mapping[Path, Tree], changes: Mapping[str, Any], job: Path) -> None:
     """Change the task at the sites, and on the server its network and the learning rate that the guard knows."""
-    nodes = [node for tree in trees.values() for node in _nodes(tree)]
     arguments = [args for tree in trees.values() for args in _arguments(tree)]
     tasks = [args for args in arguments if isinstance(args.get("task"), dict)]
     if not tasks:
@@ -169,9 +157,9 @@ def _set_task(trees: Mapping[Path, Tree], changes: Mapping[str, Any], job: Path)
     build(**checked.network)
     for args in tasks:
         args["task"] = new
-    for node in nodes:
-        if node.get("path") == "fedmr.nets.build":
-            node["args"] = new["network"]
+    for component in list(components(list(trees.values()))):
+        if component["path"] == "fedmr.nets.build":
+            component["args"] = new["network"]
     for args in arguments:
         limits = args.get("limits")
         if isinstance(limits, dict) and limits.get("learning_rate") == old.get("learning_rate"):

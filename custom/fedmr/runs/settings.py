@@ -1,6 +1,5 @@
 """Reader of a job's config, as plain dictionaries."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ from pyhocon.exceptions import ConfigException
 from pyparsing import ParseBaseException
 
 from fedmr.runs.checks import Refused
-from fedmr.utils.hocon import read_hocon
+from fedmr.utils.hocon import components, read_hocon
 
 _MOST_BYTES = 2**20  # pyhocon takes a second for some ten thousand
 
@@ -33,18 +32,6 @@ def read_config(folder: Path, side: str, refused: Refused) -> dict[str, Any]:
         except (ValueError, ConfigException, ParseBaseException, RecursionError) as error:
             refused.add(path.name, str(error).replace(f"{folder}/", ""))
     return {}
-
-
-def components(config: Any) -> Iterator[dict[str, Any]]:
-    """Every node of a config that names a class by `path`."""
-    if isinstance(config, dict):
-        if isinstance(config.get("path"), str):
-            yield config
-        for value in config.values():
-            yield from components(value)
-    elif isinstance(config, list):
-        for value in config:
-            yield from components(value)
 
 
 def argument(config: dict[str, Any], name: str) -> Any:

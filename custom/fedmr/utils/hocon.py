@@ -1,9 +1,11 @@
 """Configs of jobs, which are HOCON."""
 
 import re
+from collections.abc import Iterator
 from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from pyhocon import ConfigFactory, ConfigTree
 
@@ -31,6 +33,22 @@ def read_hocon(path: Path) -> ConfigTree:
     if problem := reaches_out(text):
         raise UnsafeConfigError(f"{path} {problem}; write out what it refers to, e.g. by `fedmr jobs render`")
     return deepcopy(_parse(text))
+
+
+def nodes(config: Any) -> Iterator[dict[str, Any]]:
+    """Yield every mapping of a config, as plain dictionaries or as the parser's trees, from the outside in."""
+    if isinstance(config, dict):
+        yield config
+        for value in config.values():
+            yield from nodes(value)
+    elif isinstance(config, list):
+        for value in config:
+            yield from nodes(value)
+
+
+def components(config: Any) -> Iterator[dict[str, Any]]:
+    """Yield every mapping of a config that names a class by `path`."""
+    return (node for node in nodes(config) if isinstance(node.get("path", None), str))
 
 
 def reaches_out(text: str) -> str:

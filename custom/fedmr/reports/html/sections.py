@@ -13,9 +13,10 @@ from fedmr.runs.figures import weighted_mean
 from fedmr.runs.protection import distances, epsilons
 from fedmr.runs.records import FINAL_MODEL
 from fedmr.runs.run import Run
-from fedmr.runs.settings import argument, components, filters
+from fedmr.runs.settings import argument, filters
 from fedmr.runs.streams import Stream, latest_pictures
 from fedmr.tasks.registry import build_task
+from fedmr.utils.hocon import components
 
 _TIMES = "\N{MULTIPLICATION SIGN}"
 _OPTIMIZERS = {"adam": "Adam", "rmsprop": "RMSprop"}
