@@ -8,16 +8,18 @@ the list in its own policy (`fedmr.privacy.policy`), a job cannot.
 import re
 from collections.abc import Iterable, Sequence
 
+# what leaves through one of these is checked, and metrics of too few volumes do not
+PRIVACY_FILTERS = frozenset(
+    f"fedmr.flare.filters.{name}"
+    for name in ("GaussianPrivacy", "StrictExcludeVars", "StrictPercentilePrivacy", "StrictSVTPrivacy")
+)
 _FEDMR = (
+    *sorted(PRIVACY_FILTERS),
     "fedmr.flare.aggregators.EqualAggregator",
     "fedmr.flare.aggregators.RunningAggregator",
     "fedmr.flare.aggregators.WeightedAggregator",
     "fedmr.flare.ckks.CkksDecryptor",
     "fedmr.flare.ckks.CkksEncryptor",
-    "fedmr.flare.filters.GaussianPrivacy",
-    "fedmr.flare.filters.StrictExcludeVars",
-    "fedmr.flare.filters.StrictPercentilePrivacy",
-    "fedmr.flare.filters.StrictSVTPrivacy",
     "fedmr.flare.flmrcm.CrossSiteExecutor",
     "fedmr.flare.flmrcm.CrossSiteScatterAndGather",
     "fedmr.flare.flmrcm.OnlyLatents",

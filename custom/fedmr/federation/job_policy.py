@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fedmr.federation.allow_list import PRIVACY_FILTERS
 from fedmr.privacy.policy import Policy
 from fedmr.utils.class_path import refusal, targets
 from fedmr.utils.hocon import UnsafeConfigError, read_hocon
@@ -14,7 +15,6 @@ _STATISTICS, _STATISTICS_FILTER = (
     "fedmr.flare.statistics.SiteStatistics",
     "fedmr.flare.statistics.StrictStatisticsFilter",
 )
-_STRICT_FILTERS = "fedmr.flare.filters."
 _ALONE = frozenset({"validate"})  # tasks whose results are metrics, which no encryptor takes
 
 
@@ -65,7 +65,7 @@ def _of_client(client: Mapping[str, Any], policy: Policy) -> Iterator[str]:
             yield f"not all that it trains passes {needed} (required_filters)"
     if policy.encryption and not any(encryptor in _filters(client, trained) for encryptor in _ENCRYPTORS):
         yield "not all that it trains is encrypted (encryption)"
-    if policy.min_volumes > 1 and not any(path.startswith(_STRICT_FILTERS) for path in _filters(client, tasks)):
+    if policy.min_volumes > 1 and PRIVACY_FILTERS.isdisjoint(_filters(client, tasks)):
         yield "no filter counts the volumes behind its metrics (min_volumes)"
 
 

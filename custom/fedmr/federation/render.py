@@ -8,7 +8,7 @@ import importlib
 import inspect
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -18,17 +18,17 @@ from typing import Any
 from pyhocon import ConfigFactory, ConfigTree, HOCONConverter
 
 from fedmr.aggregation.guard import Limits
+from fedmr.federation.allow_list import PRIVACY_FILTERS
 from fedmr.federation.old_paths import new_path, refuse_old_paths
 from fedmr.nets import build
 from fedmr.tasks.registry import build_task
 from fedmr.utils.class_path import TARGET, allow_folder, allowed_folders, modules_of
-from fedmr.utils.hocon import read_hocon
+from fedmr.utils.hocon import components, read_hocon
 
 PACKAGED_CONFIGS, PACKAGED_JOBS = (Path(__file__).parents[1] / name for name in ("app_configs", "jobs"))
 CLIENT_CONFIG = Path("app/config/config_fed_client.conf")
 CUSTOM = Path("app/custom")  # code that a job brings
 SERVER_CONFIG = Path("app/config/config_fed_server.conf")
-_PRIVACY_FILTERS = "fedmr.flare.filters."
 _SECTIONS = {"meta": Path("meta.conf"), "server": SERVER_CONFIG, "client": CLIENT_CONFIG}
 CUSTOM_README = Path(__file__).with_name("job_custom") / "README.md"
 
@@ -166,8 +166,8 @@ def check(configs: Path, jobs: Path) -> list[str]:
                 problems.append(f"{target} is not what app_configs/{name}.conf renders; run `fedmr jobs render`")
                 problems += _old_paths(target)
         for section in ("server", "client"):
-            nodes = _components(tree[section])
-            problems += [f"{name} {section}: {p}" for node in nodes for p in _component_problems(node)]
+            found = components(tree[section])
+            problems += [f"{name} {section}: {p}" for node in found for p in _component_problems(node)]
         problems += [f"{name} client: {p}" for p in _filter_problems(tree["client"])]
         try:
             if "task" in tree:  # else the job does not train
@@ -202,7 +202,7 @@ def read_argument(job: Path, config: Path, name: str) -> Any:
         ValueError: no component has the argument.
     """
     path = _find(job, config)
-    for node in _components(read_hocon(path)):
+    for node in components(read_hocon(path)):
         if name in node.get("args", {}):
             return node["args"][name]
     raise ValueError(f"{path}: no component has {name}")
@@ -243,24 +243,12 @@ def _find(job: Path, relative: Path) -> Path:
     raise FileNotFoundError(f"{job} holds no {relative.name}; give a job folder such as jobs/mscan_fedavg")
 
 
-def _components(node: Any) -> Iterator[ConfigTree]:
-    """Every node of a config that names a class by `path`."""
-    if isinstance(node, ConfigTree):
-        if isinstance(node.get("path", None), str):
-            yield node
-        for value in node.values():
-            yield from _components(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from _components(value)
-
-
 def _filter_problems(client: ConfigTree) -> list[str]:
     problems = []
     protected = set()
     for chain in client["task_result_filters"]:
         paths = [node["path"] for node in chain["filters"]]
-        protected |= {task for task in chain["tasks"] if any(path.startswith(_PRIVACY_FILTERS) for path in paths)}
+        protected |= {task for task in chain["tasks"] if not PRIVACY_FILTERS.isdisjoint(paths)}
         looked = [any(p.endswith("SiteGuard") for p in paths[:n]) for n, p in enumerate(paths) if _encrypts(p)]
         if "train" in chain["tasks"] and not all(looked):
             problems.append("no SiteGuard comes before the encryption, after which nobody can look at an update")
