@@ -10,6 +10,8 @@ def test_a_bundle_has_the_job_and_the_whole_package(tmp_path):
     made = bundle(JOB, tmp_path)
     code = made / "app" / "custom" / "fedmr"
     assert {p.relative_to(code) for p in code.rglob("*.py")} == {p.relative_to(PACKAGE) for p in PACKAGE.rglob("*.py")}
+    assert not list(code.rglob("*.pt")), "a job carries none of the package's models"
+    assert not any(path.is_symlink() for path in code.rglob("*")), "links arrive empty in a job"
     assert not list(made.rglob("__pycache__"))
     for path in (JOB / "app" / "config").iterdir():
         assert (made / "app" / "config" / path.name).read_text() == path.read_text()

@@ -10,6 +10,7 @@ from fedmr.utils.hocon import read_hocon
 
 PACKAGE = Path(__file__).parents[1]
 _CUSTOM = Path("app/custom")
+_WEIGHTS = "weights"  # of the package's models, which no job needs
 
 
 def read_name(job: Path) -> str:
@@ -53,6 +54,6 @@ def bundle(job: Path, out: Path, *, code: bool = True, force: bool = False) -> P
             for file in sorted((job / _CUSTOM).glob("*.py")):
                 (passing / _CUSTOM).mkdir(parents=True, exist_ok=True)
                 shutil.copy(file, passing / _CUSTOM / file.name)
-            junk = shutil.ignore_patterns("__pycache__", PACKAGED_JOBS.name, PACKAGED_CONFIGS.name)
+            junk = shutil.ignore_patterns("__pycache__", PACKAGED_JOBS.name, PACKAGED_CONFIGS.name, _WEIGHTS)
             shutil.copytree(PACKAGE, passing / "app" / "custom" / PACKAGE.name, ignore=junk)
     return target
