@@ -4,17 +4,13 @@ from typing import Any
 
 import numpy as np
 from nvflare.apis.dxo import DXO, MetaKey, from_shareable
-from nvflare.apis.filter import ContentBlockedException
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.app_opt.he.model_decryptor import HEModelDecryptor
 from nvflare.app_opt.he.model_encryptor import HEModelEncryptor
 
-from fedmr.flare.he import REFUSED, digest_of
-from fedmr.flare.sites import local_folder
-from fedmr.privacy.key_lock import FAILURES_FILE, KeyLock
+from fedmr.flare.he import digest_of, one_answer
 from fedmr.privacy.mechanism import public_metrics
-from fedmr.utils.text import one_line
 from fedmr.utils.validation import require
 
 
@@ -62,13 +58,8 @@ class CkksDecryptor(HEModelDecryptor):
             ContentBlockedException: the model is refused.
             KeyLockedError: too many were.
         """
-        lock = KeyLock(local_folder(fl_ctx) / FAILURES_FILE)
-        lock.require_open()
-        try:
+        with one_answer(fl_ctx):
             return self._checked(shareable, fl_ctx)
-        except Exception as error:  # the answer must not depend on what went wrong
-            lock.add(one_line(error))
-            raise ContentBlockedException(REFUSED) from None
 
     def _checked(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
         """The task with weights.

@@ -1,6 +1,8 @@
 """Homomorphic encryption: `fedmr.privacy.packing` as filters and an aggregator, and what FLARE's own lacks."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,23 @@ from fedmr.utils.text import one_line
 
 _CONTEXT = "client_context.tenseal"  # as FLARE's HEBuilder names it
 REFUSED = "the site refuses the model"
+
+
+@contextmanager
+def one_answer(fl_ctx: FLContext) -> Iterator[None]:
+    """Give one answer to whatever is wrong with a model that a key is to open, and count it over all jobs.
+
+    Raises:
+        ContentBlockedException: something is wrong with the model.
+        KeyLockedError: too many were refused; nothing is looked at.
+    """
+    lock = KeyLock(local_folder(fl_ctx) / FAILURES_FILE)
+    lock.require_open()
+    try:
+        yield
+    except Exception as error:  # the answer must not depend on what went wrong
+        lock.add(one_line(error))
+        raise ContentBlockedException(REFUSED) from None
 
 
 class _KeyHolder(Filter):
@@ -135,13 +154,8 @@ class PackedDecryptor(_KeyHolder):
             ContentBlockedException: the model is refused.
             KeyLockedError: too many were.
         """
-        lock = KeyLock(local_folder(fl_ctx) / FAILURES_FILE)
-        lock.require_open()
-        try:
+        with one_answer(fl_ctx):
             weights = self._weights(from_shareable(shareable))
-        except Exception as error:  # the answer must not depend on what went wrong
-            lock.add(one_line(error))
-            raise ContentBlockedException(REFUSED) from None
         return DXO(DataKind.WEIGHTS, weights).update_shareable(shareable) if weights is not None else shareable
 
     def _weights(self, dxo: DXO) -> dict[str, Any] | None:
