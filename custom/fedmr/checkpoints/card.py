@@ -86,12 +86,18 @@ def card_of_run(run: Run, task: Task) -> Card:
     )
 
 
-def gain_of(card: Card) -> str:
-    """Return the mean gain in PSNR over zero-filling on the volumes of the card, in dB, or "" if it has none."""
+def gain_of(card: Card, contrast: str = "") -> float | None:
+    """Return the mean gain in PSNR over zero-filling on the card's volumes, dB; None if it has no figures.
+
+    Args:
+        card: of the model.
+        contrast: whose volumes to take, where the card tells of it; else all are.
+    """
     metrics = card["metrics"]
     if not {"model", "zero_filled"} <= set(metrics):
-        return ""
-    return f"{metrics['model']['psnr'] - metrics['zero_filled']['psnr']:+.2f}"
+        return None
+    overall = metrics["model"]["psnr"] - metrics["zero_filled"]["psnr"]
+    return float(metrics.get("gain_by_contrast", {}).get(contrast, overall))
 
 
 def task_of(card: Any) -> Task:

@@ -135,14 +135,14 @@ def models() -> None:
     view = Table("name", "made for", "weights", "sites", "test volumes", "gain (dB)", title="models of the package")
     for name, path in shipped_models().items():
         model = load_model(path)
-        card = model.card
+        card, gain = model.card, gain_of(model.card)
         view.add_row(
             name,
             f"{model.task.purpose} x{scale_text(card.get('scale', 1))}",
             f"{count_parameters(model.net):,}",
             str(card["training"].get("sites", "")),
             str(card["metrics"].get("n_volumes", "")),
-            gain_of(card),
+            "" if gain is None else f"{gain:+.2f}",
         )
     console.print(view)
     console.print("`fedmr infer NAME INPUT OUTPUT` applies one; the gain is over zero-filling, in the mean.")

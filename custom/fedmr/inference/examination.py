@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 
 from fedmr import __version__
-from fedmr.checkpoints.card import Card
+from fedmr.checkpoints.card import gain_of
 from fedmr.data.contrasts import UNKNOWN
 from fedmr.data.images import Image, canonical
 from fedmr.data.scan_facts import outside, scan_facts
 from fedmr.data.volumes import normalisation
-from fedmr.inference.super_resolver import PLANES, SuperResolver, impose
+from fedmr.inference.super_resolver import SuperResolver, impose
 from fedmr.utils.files import write_atomically
 
 SUFFIX = ".fedmr.json"
@@ -51,8 +51,8 @@ def examine(
         contrast: of the scan, if known.
     """
     turned = canonical(image)
-    axis = PLANES[plane or resolver.options.plane] if plane or resolver.options.plane else turned.slice_axis
-    low, high = (_slices(volume, axis) for volume in (turned, canonical(result)))
+    axis = resolver.axis(turned, plane)
+    low, high = _slices(turned, axis), _slices(canonical(result), axis, _EVERY)
     spacing = (turned.spacing[axis], *(turned.spacing[a] for a in range(3) if a != axis))
     facts = scan_facts(low, spacing, normalisation(torch.from_numpy(low).clamp_min(0)))
     card = resolver.model.card
@@ -60,19 +60,14 @@ def examine(
     warnings = outside(facts, card["data"].get("ranges", {}))
     if contrast and contrast != UNKNOWN and known and contrast not in known:
         warnings.insert(0, f"its contrast is {contrast}; the model was trained on {', '.join(sorted(known))}")
-    return Examination(tuple(warnings), _gain(card, contrast), _departure(resolver, low[::_EVERY], high[::_EVERY]))
+    gain = gain_of(card, contrast)
+    departure = _departure(resolver, low[::_EVERY], high)
+    return Examination(tuple(warnings), None if gain is None else round(gain, 2), departure)
 
 
-def _slices(image: Image, axis: int) -> NDArray[np.float32]:
-    return np.ascontiguousarray(np.moveaxis(image.voxels, axis, 0), dtype=np.float32)
-
-
-def _gain(card: Card, contrast: str) -> float | None:
-    figures = card["metrics"]
-    if not {"model", "zero_filled"} <= set(figures):
-        return None
-    overall = float(figures["model"]["psnr"] - figures["zero_filled"]["psnr"])
-    return round(float(figures.get("gain_by_contrast", {}).get(contrast, overall)), 2)
+def _slices(image: Image, axis: int, every: int = 1) -> NDArray[np.float32]:
+    """Copy the slices across an axis, (S, h, w), or one of several: a result is large."""
+    return np.ascontiguousarray(np.moveaxis(image.voxels, axis, 0)[::every], dtype=np.float32)
 
 
 def _departure(resolver: SuperResolver, low: NDArray[np.float32], high: NDArray[np.float32]) -> float:

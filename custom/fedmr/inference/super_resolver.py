@@ -106,8 +106,7 @@ class SuperResolver:
             TileError: see `tiles.SliceNetwork`.
         """
         task, turned = self.task, canonical(image)
-        plane = plane or self.options.plane
-        axis = PLANES[plane] if plane else turned.slice_axis
+        axis = self.axis(turned, plane)
         scales = [*task.scale]  # of the axes of a slice, in their order
         scales.insert(axis, 1)
         # 32 bits, and as much for the file
@@ -115,6 +114,11 @@ class SuperResolver:
         low = torch.from_numpy(np.ascontiguousarray(np.moveaxis(turned.voxels, axis, 0), dtype=np.float32))
         high = self._slices(low, progress)
         return _turn_back(np.moveaxis(high.numpy(), 0, axis), image, scales, task.grid)
+
+    def axis(self, turned: Image, plane: str = "") -> int:
+        """Return the axis across the slices of a canonical image: of the plane, else of the options', else its own."""
+        chosen = plane or self.options.plane
+        return PLANES[chosen] if chosen else turned.slice_axis
 
     @property
     def least_side(self) -> int:
