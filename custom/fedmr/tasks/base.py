@@ -39,6 +39,19 @@ class Volume(Protocol):
     def reference(self) -> Tensor: ...
 
 
+class SamplerSettings(Protocol):
+    """Settings of a task that every sampler needs."""
+
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def smallest_side(self) -> int: ...
+    @property
+    def least_foreground(self) -> float: ...
+
+
 class Sampler(Protocol):
     """A site's training data as batches of input and target; an epoch's number determines its batches."""
 

@@ -17,12 +17,13 @@ from fedmr.data.splits import SPLITS
 from fedmr.data.volumes import normalisation, read_volume
 from fedmr.metrics import foreground
 from fedmr.physics.degradation import Degradation, Grid, degrade, low_size, scale_text
+from fedmr.tasks.base import SamplerSettings
 from fedmr.utils.errors import DataError
 
 MIN_FOREGROUND = 0.25  # share of a patch that must be foreground
 
 
-class PatchSettings(Protocol):
+class PatchSettings(SamplerSettings, Protocol):
     """Settings of a task that patches need, see `super_resolution.SuperResolutionTask`."""
 
     @property
@@ -35,14 +36,6 @@ class PatchSettings(Protocol):
     def patch_size(self) -> int: ...
     @property
     def patches_per_slice(self) -> int: ...
-    @property
-    def batch_size(self) -> int: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def smallest_side(self) -> int: ...
-    @property
-    def least_foreground(self) -> float: ...
 
 
 @dataclass(frozen=True)

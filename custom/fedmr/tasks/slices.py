@@ -23,26 +23,19 @@ from fedmr.metrics import foreground
 from fedmr.physics.coils import crop_or_pad, reconstruct_zero_filled, statistics
 from fedmr.physics.degradation import fft2c
 from fedmr.physics.masks import Mask, make_mask, seed_of
+from fedmr.tasks.base import SamplerSettings
 from fedmr.utils.errors import DataError
 
 MIN_SIGNAL = 0.05  # share of a whole slice that must be foreground
 
 
-class SliceSettings(Protocol):
+class SliceSettings(SamplerSettings, Protocol):
     """Settings of a task that slices need, see `reconstruction.ReconstructionTask`."""
 
     @property
     def mask(self) -> Mapping[str, Any]: ...
     @property
     def size(self) -> int: ...
-    @property
-    def batch_size(self) -> int: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def smallest_side(self) -> int: ...
-    @property
-    def least_foreground(self) -> float: ...
 
 
 @dataclass(frozen=True)
