@@ -130,6 +130,7 @@ def test_any_rounds_give_rounds_in_range_or_none(records, sites):
 
 
 @settings(deadline=None, max_examples=300)
+@example(((0, "sites"), put(rounds(), (0, "sites"), [])))
 @given(spoiled(rounds))
 def test_a_wrong_round_record_is_named_and_costs_no_other_site_its_own(pair):
     path, records = pair

@@ -54,6 +54,8 @@ def read_rounds(lines: Iterable[tuple[int, Any]], sites: Collection[str], refuse
             entries = listed(record.get("sites"), "sites")
             if number_of_round in rounds:
                 raise RecordError(f"round {number_of_round} stands there twice")
+            if not entries:
+                raise RecordError(f"round {number_of_round} names no site")
         except RecordError as error:
             refused.add(place, error)
             continue
