@@ -78,5 +78,5 @@ def test_a_protection_keeps_the_size_of_the_update_and_no_number_that_is_not_fin
 def test_a_task_that_the_attacks_are_not_made_for_is_refused(site, task):
     with pytest.raises(ValueError, match="MSCAN, Adam and an L1 loss"):
         audit(site, replace(task, optimizer="rmsprop"), protections={})
-    with pytest.raises(FileNotFoundError, match="config_fed_client"):
+    with pytest.raises(FileNotFoundError, match="nowhere is no job"):
         super_resolution_task(Path("nowhere"))
