@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -83,12 +84,11 @@ def _run(
         yield from map(task, todo)
         return
     # spawned, not forked: a fork would copy the locks of threads that draw the progress bar
-    # and deaf to Ctrl-C, which this process answers for all of them
-    pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN)
-    )
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
     try:
-        yield from pool.map(task, todo)
+        with _interrupts_held():  # processes that start now are deaf to Ctrl-C, which this one answers for all of them
+            results = pool.map(task, todo)
+        yield from results
     except BrokenProcessPool:
         raise RuntimeError(
             "a process that read scans died, most likely for want of memory; run again with --workers 1. "
@@ -96,6 +96,16 @@ def _run(
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Let Ctrl-C wait until the end; processes that are started meanwhile never see it, from their first line on."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _convert_one(item: tuple[str, Scan], *, folder: Path, layout: str, keep_grid: bool) -> tuple[str, Record | str]:
