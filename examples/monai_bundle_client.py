@@ -25,8 +25,7 @@ while flare.is_running():
     metrics = algo.evaluate(received).metrics
     algo.train(received)
     trained = algo.get_weights()
-    difference = {name: value.numpy() for name, value in trained.weights.items()}
     steps = trained.statistics[FlStatistics.NUM_EXECUTED_ITERATIONS]
-    result = flare.FLModel(params=difference, params_type="DIFF", metrics=metrics)
+    result = flare.FLModel(params=trained.weights, params_type="DIFF", metrics=metrics)
     result.meta["NUM_STEPS_CURRENT_ROUND"] = steps
     flare.send(result)

@@ -67,7 +67,7 @@ def test_monais_command_tests_and_trains(place):
     data = place / "data" / "site-1"
     run(place, place / "b", "-c", CHECK.replace("DATA", repr(str(data))))
     command = ["-m", "monai.bundle", "run", "--config_file", "configs/train.json", "--dataset_dir", data]
-    run(place, place / "b", *command, "--max_epochs", 2, "--learning_rate", 2e-3)
+    run(place, place / "b", *command, "--max_epochs", 12, "--learning_rate", 2e-3)
     assert tested(place, "--model", "models/trained.ts") > before
 
 
