@@ -98,7 +98,8 @@ def test_the_job_goes_on_without_the_absent_and_everybody_is_named(kits, hospita
     for name in (kits.server["name"], *THREE[:2]):
         switch_on(kits, name)
     until(lambda: registered(kits) == set(THREE[:2]), "the registration of two")
-    job = render_tiny_job(tmp_path, 2, overlay="min_clients_per_round = 1")
+    # rounds of some seconds, else the job is over on a fast machine before a site can be switched off
+    job = render_tiny_job(tmp_path, 2, overlay="min_clients_per_round = 1\ntask { patches_per_slice = 1200 }")
     result = CliRunner().invoke(app, ["poc", "submit", str(job), "--workspace", str(kits.workspace)])
     assert "site-3 is not connected: the job starts without it" in result.output
     admin = Admin(kits)
