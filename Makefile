@@ -33,6 +33,8 @@ demo: setup  ## simulated hospitals, four-site federation; table, picture, page 
 	$(BIN)/fedmr demo-data data --sites $(SITES) --patients $(PATIENTS)
 	$(MAKE) --no-print-directory sim RUN=runs/demo
 	$(BIN)/fedmr export runs/demo --to pt --out runs/demo/model.pt
+	@echo "runs/demo/model.pt has seen simulated heads only. On a real scan use the model that comes with FedMR:"
+	@echo "  $(BIN)/fedmr infer mscan-x2 SCAN.nii.gz RESULT.nii.gz    # also DICOM: SERIES_FOLDER OUT_FOLDER"
 
 sim: setup  ## run JOB on the sites in data/ (or FEDMR_DATA_ROOT): table and picture in RUN
 	if [ $(JOB) = mscan_central ]; then \
