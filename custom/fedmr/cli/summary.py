@@ -14,16 +14,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from fedmr.data.splits import SPLITS
-from fedmr.hospital.plan import Plan
-from fedmr.hospital.prepare import Outcome
 
-if TYPE_CHECKING:  # imports torch, which preparing does not need
+if TYPE_CHECKING:  # each takes a second and more, which `fedmr --help` does not need
+    from fedmr.hospital.plan import Plan
+    from fedmr.hospital.prepare import Outcome
     from fedmr.inference import infer
 
 _SHOWN = 20
 
 
-def show(outcome: Outcome, console: Console) -> None:
+def show(outcome: "Outcome", console: Console) -> None:
     """Print counts by contrast and split, what was remarkable, what was left out, and every problem."""
     console.print(_table(outcome))
     _remarks(outcome, console)
@@ -35,7 +35,7 @@ def show(outcome: Outcome, console: Console) -> None:
     )
 
 
-def show_plan(plan: Plan, site: str, console: Console) -> None:
+def show_plan(plan: "Plan", site: str, console: Console) -> None:
     """Print a row for every scan that would be prepared, what would be left out, and every problem."""
     view = Table(title=f"{site} (nothing was written)", title_justify="left")
     for column in ("file", "patient", "patient from", "contrast", "split"):
@@ -73,7 +73,7 @@ def _remarks(outcome: "Outcome | Plan | infer.Outcome", console: Console) -> Non
     _list(console, outcome.problems, "not used", "red", len(outcome.problems))
 
 
-def _table(outcome: Outcome) -> Table:
+def _table(outcome: "Outcome") -> Table:
     view = Table(title=outcome.datalist.parent.name, caption="volumes (patients)")
     for column in ("contrast", *SPLITS):
         view.add_column(column, justify="left" if column == "contrast" else "right")

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import resample
 
 from fedmr.data.images import Image
 
@@ -111,6 +110,8 @@ def to_acquired_grid(image: Image, shape: tuple[int, int, int]) -> Image:
         image: voxels (X, Y, Z), in any unit.
         shape: voxels along each axis, at most those of the image.
     """
+    from scipy.signal import resample  # takes seconds to load, and few scans need it
+
     voxels, affine = image.voxels, image.affine.copy()
     for axis, (old, new) in enumerate(zip(image.voxels.shape, shape, strict=True)):
         if new < old:

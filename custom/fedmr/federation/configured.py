@@ -119,8 +119,9 @@ def _check_names(settings: Mapping[str, Any]) -> None:
     known = ("task", *_ARGUMENTS)
     if unknown := sorted(set(settings) - set(known)):
         raise ValueError(f"{unknown[0]} is no setting of a job; known are task.NAME, {', '.join(_ARGUMENTS)}")
-    if not isinstance(settings.get("task", {}), Mapping):
-        raise ValueError(f"task is set to {settings['task']!r}; set what is in it, e.g. task.learning_rate=1e-3")
+    block = settings.get("task", {})
+    if not isinstance(block, Mapping):
+        raise ValueError(f"task is set to {block!r}; set what is in it, e.g. task.learning_rate=1e-3")
     for name, least in (("num_rounds", 1), ("min_clients_per_round", 1), ("train_timeout", 0)):
         value = settings.get(name, least)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -148,14 +149,14 @@ def _set_argument(trees: Mapping[Path, Tree], name: str, value: Any, job: Path) 
 def _set_task(trees: Mapping[Path, Tree], changes: Mapping[str, Any], job: Path) -> None:
     """Change the task at the sites, and on the server its network and the learning rate that the guard knows."""
     arguments = [args for tree in trees.values() for args in _arguments(tree)]
-    tasks = [args for args in arguments if isinstance(args.get("task"), dict)]
-    if not tasks:
+    holders = [args for args in arguments if _is_tree(args.get("task"))]
+    if not holders:
         raise ValueError(f"{job} trains nothing, so it has no task to change")
-    old = tasks[0]["task"]
+    old = holders[0]["task"]
     new = merge(old, changes)
     checked = build_task(new)
     build(**checked.network)
-    for args in tasks:
+    for args in holders:
         args["task"] = new
     for component in list(components(list(trees.values()))):
         if component["path"] == "fedmr.nets.build":
@@ -164,6 +165,10 @@ def _set_task(trees: Mapping[Path, Tree], changes: Mapping[str, Any], job: Path)
         limits = args.get("limits")
         if isinstance(limits, dict) and limits.get("learning_rate") == old.get("learning_rate"):
             limits["learning_rate"] = checked.learning_rate
+
+
+def _is_tree(value: Any) -> bool:
+    return isinstance(value, dict)
 
 
 def _component(config: Tree, name: str, job: Path) -> Tree:

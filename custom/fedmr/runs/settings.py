@@ -44,12 +44,12 @@ def filters(config: dict[str, Any], name: str) -> list[dict[str, str]]:
     """A config's filters as ``{"tasks", "name", "args"}`` texts; `name` is task_result_filters or task_data_filters."""
     rows = []
     for entry in _tables(config.get(name)):
-        tasks = entry.get("tasks")
+        names = entry.get("tasks")
         for item in _tables(entry.get("filters")):
             values = item.get("args")
             args = ", ".join(f"{key} = {value}" for key, value in values.items()) if isinstance(values, dict) else ""
             cls = str(item.get("path", item.get("name", "?"))).rpartition(".")[2]
-            shown = ", ".join(map(str, tasks)) if isinstance(tasks, list) and tasks else "all"
+            shown = ", ".join(map(str, names)) if isinstance(names, list) and names else "all"
             rows.append({"tasks": shown, "name": cls, "args": args})
     return rows
 

@@ -30,8 +30,8 @@ def pictures_of(kspace, crop):
 def complete(kspace=None, crop=(32, 30), **changed):
     """Datasets of a complete multi-coil file."""
     kspace = kspace_of() if kspace is None else kspace
-    recon = {"reconstruction_rss": pictures_of(kspace, crop)}
-    return {"kspace": kspace, "ismrmrd_header": header(kspace.shape[-2:], crop), **recon, **changed}
+    found = {"kspace": kspace, "ismrmrd_header": header(kspace.shape[-2:], crop)}
+    return found | {"reconstruction_rss": pictures_of(kspace, crop)} | changed
 
 
 def read(path):
@@ -43,8 +43,7 @@ def read(path):
 def test_a_multi_coil_file_gives_the_stored_reconstruction_and_its_kspace(tmp_path):
     datasets = complete()
     image = read(write(tmp_path / "file1.h5", datasets, **ATTRIBUTES))
-    assert image.voxels.shape == (30, 32, 3)
-    assert image.voxels.dtype == np.float32
+    assert (image.voxels.shape, image.voxels.dtype) == ((30, 32, 3), np.float32)
     assert np.allclose(image.voxels.transpose(2, 1, 0), datasets["reconstruction_rss"], rtol=1e-4, atol=1e-3)
     assert np.array_equal(image.kspace, datasets["kspace"])
     assert image.kspace.dtype == np.complex64

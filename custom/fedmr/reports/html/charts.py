@@ -74,32 +74,48 @@ def chart(
     if not xs:
         return None
     ticks = _ticks([y for line in finite.values() for y in line.values()])
-    low, high = ticks[0][0], ticks[-1][0]
-
-    def place_x(x: float) -> float:
-        return _LEFT + 8 + (x - xs[0]) / max(xs[-1] - xs[0], 1) * (WIDTH - _LEFT - _RIGHT - 16)
-
-    def place_y(y: float) -> float:
-        return HEIGHT - _BOTTOM - (y - low) / (high - low) * (HEIGHT - _BOTTOM - _TOP)
-
-    lines, sites = [], [name for name in finite if name != MEAN]
-    for name in [*sites, *([MEAN] if MEAN in finite else [])]:  # what is drawn last lies on top
-        points = finite[name]
-        dots = [(round(place_x(x), 1), round(place_y(y), 1)) for x, y in sorted(points.items())]
-        values = [_text(points[x], decimals) if x in points else _NONE for x in xs]
-        style = "mean" if name == MEAN else f"c{sites.index(name) % 6} d{sites.index(name) // 6 % 3}"
-        lines.append(Line(name, style, _path(points, xs, dots), dots, values))
+    place = _Place(xs[0], xs[-1], ticks[0][0], ticks[-1][0])
     return Chart(
         title=title,
         unit=unit,
         x_name=x_name,
-        lines=lines,
+        lines=_lines(finite, xs, place, decimals),
         x_names=[str(x) for x in xs],
-        columns=[round(place_x(x), 1) for x in xs],
-        x_ticks=[(round(place_x(x), 1), str(x)) for x in _whole_ticks(xs[0], xs[-1])],
-        y_ticks=[(round(place_y(y), 1), text) for y, text in ticks],
-        best=round(place_x(best), 1) if best is not None else None,
+        columns=[place.x(x) for x in xs],
+        x_ticks=[(place.x(x), str(x)) for x in _whole_ticks(xs[0], xs[-1])],
+        y_ticks=[(place.y(y), text) for y, text in ticks],
+        best=place.x(best) if best is not None else None,
     )
+
+
+@dataclass(frozen=True)
+class _Place:
+    """The place of values within the box, whose edges stand for these."""
+
+    first: float
+    last: float
+    low: float
+    high: float
+
+    def x(self, value: float) -> float:
+        share = (value - self.first) / max(self.last - self.first, 1)
+        return round(_LEFT + 8 + share * (WIDTH - _LEFT - _RIGHT - 16), 1)
+
+    def y(self, value: float) -> float:
+        share = (value - self.low) / (self.high - self.low)
+        return round(HEIGHT - _BOTTOM - share * (HEIGHT - _BOTTOM - _TOP), 1)
+
+
+def _lines(series: Mapping[str, Mapping[int, float]], xs: Sequence[int], place: _Place, decimals: int) -> list[Line]:
+    """Lines of finite values, the mean last: what is drawn last lies on top."""
+    lines, sites = [], [name for name in series if name != MEAN]
+    for name in [*sites, *([MEAN] if MEAN in series else [])]:
+        points = series[name]
+        dots = [(place.x(x), place.y(y)) for x, y in sorted(points.items())]
+        values = [_text(points[x], decimals) if x in points else _NONE for x in xs]
+        style = "mean" if name == MEAN else f"c{sites.index(name) % 6} d{sites.index(name) // 6 % 3}"
+        lines.append(Line(name, style, _path(points, xs, dots), dots, values))
+    return lines
 
 
 def _path(points: Mapping[int, float], xs: Sequence[int], dots: list[tuple[float, float]]) -> str:
