@@ -14,15 +14,24 @@ _WORDS = {
     **dict.fromkeys(("t2",), "t2"),
     **dict.fromkeys(("pd", "proton"), "pd"),
     **dict.fromkeys(("flair", "darkfluid", "darkfl", "fluidattenuated"), "flair"),
-    **dict.fromkeys(("t2star", "t2s", "swi", "swip", "swan", "venbold", "fsbb", "medic", "hemo"), "t2star"),
+    **dict.fromkeys(("t2star", "t2s", "swi", "swip", "swan", "qswan", "venbold", "fsbb", "bsi"), "t2star"),
+    **dict.fromkeys(("medic", "hemo"), "t2star"),
     **dict.fromkeys(("ffe", "gre", "fl2d", "fl3d", "me2d", "me3d"), "gradient"),
     **dict.fromkeys(("mra", "tof", "angio", "angiography", "inhance"), "angio"),
-    **dict.fromkeys(("dti", "dwi", "diff", "diffusion", "tracew", "b0", "b1000"), "diffusion"),
+    **dict.fromkeys(
+        ("dti", "dwi", "ddwi", "diff", "diffusion", "trace", "tracew", "resolve", "b0", "b1000"), "diffusion"
+    ),
     **dict.fromkeys(("ce", "gd", "gad", "gado", "gadolinium", "km", "kontrast", "kontrastmittel", "contrast"), "agent"),
-    **dict.fromkeys(("post", "postcontrast", "postgad", "postgd", "dotarem", "gadovist", "prohance"), "agent"),
+    **dict.fromkeys(
+        ("contraste", "contrasto", "mdc", "enhanced", "post", "postcontrast", "postgad", "postgd"), "agent"
+    ),
+    **dict.fromkeys(("dotarem", "gadovist", "gadavist", "prohance", "magnevist", "multihance", "clariscan"), "agent"),
+    **dict.fromkeys(("primovist", "eovist", "omniscan", "optimark", "elucirem", "vueway", "gadoterate"), "agent"),
+    **dict.fromkeys(("gadobutrol", "gadobenate", "gadoteridol", "gadopiclenol"), "agent"),
     **dict.fromkeys(("pre", "precontrast", "native", "nativ", "ohne", "without", "no", "non", "wo", "vor"), "plain"),
+    **dict.fromkeys(("sans", "sin", "senza", "unenhanced", "nonenhanced", "noncontrast"), "plain"),
     **dict.fromkeys(("map", "mapping", "mp2rage", "uni", "unit1", "bold", "fmri", "perf", "perfusion"), "other"),
-    **dict.fromkeys(("dsc", "dce", "rho", "pdt2", "mdixon", "asl", "synthetic"), "other"),
+    **dict.fromkeys(("dsc", "dce", "rho", "pdt2", "asl", "synthetic", "undecided"), "other"),
 }
 _FILLERS = (
     *("ax", "axial", "tra", "trans", "sag", "sagittal", "cor", "coronal", "obl", "2d", "3d", "w", "wi", "weighted"),
@@ -43,7 +52,22 @@ _FILLERS = (
         "s",
         "e",
     ),
-    *("blade", "multivane", "fs", "fatsat", "spir", "spair", "stir", "dixon", "iso", "ep", "epi", "image", "images"),
+    *(
+        "blade",
+        "multivane",
+        "fs",
+        "fatsat",
+        "spir",
+        "spair",
+        "stir",
+        "dixon",
+        "mdixon",
+        "iso",
+        "ep",
+        "epi",
+        "image",
+        "images",
+    ),
     *(
         "tfl",
         "frfse",
@@ -65,12 +89,20 @@ _PARTS = re.compile("|".join(sorted((*_WORDS, *_FILLERS), key=len, reverse=True)
 _WHOLE = re.compile(f"(?:(?:{_PARTS.pattern})(?!(?<=t[12])[0-9])|(?<=[a-z])[0-9]+|(?<=t1)c)+")
 # spellings of several words or with signs, before the text is taken apart
 _SPELLINGS = (
+    (r"(without|w/o|pre|ohne|vor)[\W_]*(and|und|et|&|\+|/|-)[\W_]*(with|w|post|mit|nach)(?![a-z])", " undecided "),
     (r"t2[ _-]?(\*|star)", " t2star "),
     (r"mp[ _-]?rage", " mprage "),
     (r"(dark|da)[ _-]?(fluid|fl)(?![a-z])|fluid[ _-]?att\w*", " flair "),
     (r"(?<![a-z0-9])c\s?\+|\+\s?c(?![a-z])|(?<=t1)c(?![a-z])", " gd "),
     (r"(?<![a-z0-9])-c(?![a-z])|w/o", " native "),
-    (r"post[ _-]?proc\w*", " "),
+    # after an operation, not after an agent
+    (
+        r"(post|pre)[ _-]?((op|proc|surg|treat|therap|chemo|radi|ictal|mort|traum|natal|partum)[a-z]*|rt(?![a-z]))",
+        " ",
+    ),
+    (r"(?<=t1)w?\s?(\(\+\)|\+(?!\s?\w))", " gd "),
+    (r"(?<![a-z0-9])t1n(?![a-z])", " t1 native "),
+    (r"(?<![a-z0-9])t2f(?![a-z])", " flair "),
     (r"t([12])[ _-]?rho", " rho "),
 )
 
@@ -104,6 +136,8 @@ def contrast_of(text: str, *, agent: bool = False) -> str:
     if "other" in said:
         return UNKNOWN
     weights = said & {"t1", "t2", "pd"}
+    if {"t2star", "t1"} <= said:
+        return UNKNOWN
     if "t2star" in said or {"t2", "gradient"} <= said:
         return "T2starw"
     for word, contrast in (("angio", "angio"), ("diffusion", "DTI")):

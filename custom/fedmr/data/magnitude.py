@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MASK, MAP, PHASE, PROJECTION = "mask or segmentation", "parameter map", "phase image", "projection"
-LOCALIZER, PART = "localizer", "real or imaginary part"
+LOCALIZER, PART, DERIVED, SCREEN = "localizer", "real or imaginary part", "derived image", "screen capture"
 
 _LEVELS = 32  # distinct values of a label map; an 8-bit scan has more than 100
 _LABELS = 4096  # distinct values of a parcellation
@@ -22,37 +22,59 @@ _SIDE = 16  # voxels: below, too few values to judge
 
 # words of a name; those in _LAST count only at its end, because a study or a person can be called so
 _ANYWHERE = {
-    **dict.fromkeys(("mask", "brainmask", "defacemask", "dseg", "probseg", "aseg", "aparc", "labelmap"), MASK),
-    **dict.fromkeys(("seg", "segmentation", "parcellation", "groundtruth", "wmparc", "pveseg"), MASK),
-    **dict.fromkeys(("unit1", "adc", "eadc", "tsnr", "qsm", "chimap", "mtsat", "mtrmap", "fieldmap", "relcbv"), MAP),
-    **dict.fromkeys(("rcbv", "rcbf", "cbf", "cbv", "mtt", "ttp", "tmax", "b1map", "b0map", "tb1map"), MAP),
-    **dict.fromkeys(("mip", "mnip", "minip"), PROJECTION),
+    **dict.fromkeys(("dseg", "probseg", "aseg", "aparc", "seg", "segm", "segmentation", "segmentations"), MASK),
+    **dict.fromkeys(("segmentierung", "parcellation", "parc", "groundtruth", "wmparc", "pveseg", "labelmap"), MASK),
+    **dict.fromkeys(("delineation", "contour", "contours", "annot"), MASK),
+    **dict.fromkeys(("unit1", "uniden", "adc", "eadc", "dadc", "tsnr", "qsm", "mtsat", "mtr", "r2star", "r2s"), MAP),
+    **dict.fromkeys(("qt1", "qt2", "quantitative", "quant", "pdff", "mwf", "colfa", "relcbv", "rcbv", "rcbf"), MAP),
+    **dict.fromkeys(("cbf", "cbv", "mtt", "ttp", "tmax", "ktrans", "kep", "tensor", "fraction", "stddev"), MAP),
+    **dict.fromkeys(("biasfield", "warpfield", "deformation", "displacement", "jacobian", "residuals", "pvalue"), MAP),
+    **dict.fromkeys(("mip", "tmip", "mnip", "minip"), PROJECTION),
     **dict.fromkeys(("phasediff",), PHASE),
-    **dict.fromkeys(("localizer", "localiser", "scout", "survey"), LOCALIZER),
+    **dict.fromkeys(("localizer", "localiser", "scout", "survey", "smartbrain", "calibration"), LOCALIZER),
+    **dict.fromkeys(("subtraction", "subtracted", "subtract"), DERIVED),
+    **dict.fromkeys(("screenshot", "screensave", "screencapture", "snapshot"), SCREEN),
 }
 _LAST = {
     **dict.fromkeys(("label", "labels", "gt", "wmh", "lesion", "lesions", "roi", "rois", "annotation", "pve"), MASK),
-    **dict.fromkeys(("fa", "md", "snr", "uni", "t1rho"), MAP),
+    **dict.fromkeys(("annotations", "gm", "wm", "csf", "ribbon", "prob", "probability", "confidence"), MASK),
+    **dict.fromkeys(("fa", "md", "rd", "ff", "m0", "snr", "uni", "t1rho", "std", "bias", "warp", "uncertainty"), MAP),
     **dict.fromkeys(("phase", "ph", "pha"), PHASE),
+    **dict.fromkeys(("real", "imag", "imaginary"), PART),
     **dict.fromkeys(("loc",), LOCALIZER),
 }
 _PHRASES = (
-    (re.compile(r"(?<![a-z])[rt][12](\*|star)?[ _-]?map(s|ping)?(?![a-z])|(?<![a-z])(pd|m0|mwf)map(?![a-z])"), MAP),
+    (re.compile(r"maske?n?s?(?![a-z])|ground[ _-]?truth"), MASK),
+    # tissue classes of SPM and CAT12
+    (re.compile(r"^(s?m?wp[1-3]|s?(r|m?w)c[1-6]|c[1-6](?=t[12]|sub|mp?rage|anat))"), MASK),
+    (re.compile(r"map(s|ping)?(?![a-z])|r[12]\*|uni[ _-]?(den|images)|bias[ _-]?field|eigen(vector|value)"), MAP),
+    (re.compile(r"(?<![a-z])dti[ _-](fa|md|ad|rd|mo|s0|[lv][123])(?![a-z0-9])"), MAP),
+    # statistics of FSL and SPM
+    (re.compile(r"(?<![a-z])(z|t|f)stat[ _-]?[0-9]*(?![a-z])|(?<![a-z])(var)?cope[0-9]+"), MAP),
+    (re.compile(r"^(spm[tf]|con|beta|ess)_[0-9]{4}(?![0-9])"), MAP),
+    (
+        re.compile(r"apparent[ _-]diffusion|fractional[ _-]an|average[ _-]dc|time[ _-]to[ _-]peak|enhancement[ _-]int"),
+        MAP,
+    ),
     (re.compile(r"part-phase|(?<![a-z])pha[ _-]images"), PHASE),
     (re.compile(r"part-(real|imag)"), PART),
     (re.compile(r"(max|min)[ _-]?ip(?![a-z])"), PROJECTION),
-    (re.compile(r"(3|three)[ _-]?plane"), LOCALIZER),
+    (re.compile(r"(3|three)[ _-]?plane|ref(erence)?[ _-]?scan|plan[ _-]?scan|coil[ _-]?(survey|cal)"), LOCALIZER),
+    (re.compile(r"screen[ _-]?(shot|save|cap)|secondary[ _-]?capture"), SCREEN),
 )
 _ARTERIAL = re.compile(r"arter|venous|portal|late|delay|equil|early|hepato")
-# values of DICOM's ImageType and ComplexImageComponent
+# values of DICOM's ImageType and ComplexImageComponent, with blanks for underscores
 _IMAGE_TYPES = {
-    **dict.fromkeys(("P", "PHASE", "PHASE MAP"), PHASE),
+    **dict.fromkeys(("P", "PHASE", "PHASE MAP", "VELOCITY"), PHASE),
     **dict.fromkeys(("R", "I", "REAL", "IMAGINARY"), PART),
-    **dict.fromkeys(("PROJECTION IMAGE", "MIP", "MAX_IP", "MIN_IP", "MNIP", "MINIP", "CSA MIP"), PROJECTION),
-    **dict.fromkeys(("ADC", "EADC", "FA", "T1 MAP", "T2 MAP", "T2_STAR MAP", "T2* MAP", "R2 MAP", "B0 MAP"), MAP),
-    **dict.fromkeys(("CBF", "CBV", "MTT", "TTP", "TMAX", "RELCBF", "RELCBV", "RELMTT", "T1MAP", "T2MAP", "UNI"), MAP),
+    **dict.fromkeys(("PROJECTION IMAGE", "MIP", "MAX IP", "MIN IP", "MNIP", "MINIP", "CSA MIP", "TMIP"), PROJECTION),
+    **dict.fromkeys(("ADC", "EADC", "FA", "COLFA", "R2 MAP", "R2 STAR MAP", "R2*", "B0 MAP", "B1 MAP", "MTR"), MAP),
+    **dict.fromkeys(("T1 MAP", "T2 MAP", "T2 STAR MAP", "T2* MAP", "T1MAP", "T2MAP", "ADC MAP", "FA MAP"), MAP),
+    **dict.fromkeys(("CBF", "CBV", "MTT", "TTP", "TMAX", "RELCBF", "RELCBV", "RELMTT", "UNI", "TENSOR"), MAP),
     **dict.fromkeys(("SEGMENTATION", "MASK"), MASK),
-    **dict.fromkeys(("SUBTRACTION", "SUB", "VRT", "VOLUME RENDERING", "SCREEN SAVE"), "derived image"),
+    **dict.fromkeys(("SUBTRACTION", "SUBTRACT", "SUB", "VRT", "VOLUME RENDERING"), DERIVED),
+    **dict.fromkeys(("MPR", "CSA MPR", "MPR THICK", "REFORMATTED", "RESAMPLED"), "reformatted image"),
+    **dict.fromkeys(("SCREEN SAVE", "SCREENSHOT", "SCREEN CAPTURE"), SCREEN),
     **dict.fromkeys(("LOCALIZER",), LOCALIZER),
     **dict.fromkeys(("MOSAIC",), "mosaic of a time series"),
 }
@@ -66,20 +88,21 @@ def named_kind(name: str, *, last: bool = True) -> str:
         last: whether its last word may be one that says so only there; in free text it does not.
     """
     text = name.lower()
-    for pattern, kind in _PHRASES:
-        if pattern.search(text):
-            return kind
     words = [word for word in re.split(r"[\W_]+", text) if word and not word.isdigit()]
     for word in words:
         if word in _ANYWHERE:
             return _ANYWHERE[word]
+    for pattern, kind in _PHRASES:
+        if pattern.search(text):
+            return kind
     kind = _LAST.get(words[-1], "") if words and last else ""
     return "" if kind == PHASE and _ARTERIAL.search(text) else kind
 
 
 def image_type_kind(values: list[str]) -> str:
     """Return what DICOM's ImageType (from its third value on) says that the image is, "" for an image of anatomy."""
-    return next((_IMAGE_TYPES[value] for value in values if value in _IMAGE_TYPES), "")
+    plain = (re.sub(r"[_\s]+", " ", value.upper()).strip() for value in values)
+    return next((_IMAGE_TYPES[value] for value in plain if value in _IMAGE_TYPES), "")
 
 
 def content_kind(voxels: NDArray[Any]) -> str:

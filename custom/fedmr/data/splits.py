@@ -48,7 +48,8 @@ def assign(
     if len(chance) < len(SPLITS):
         raise DataError(
             f"there are usable scans of {len(chance)} patient{'s' * (len(chance) != 1)}; train, val and test need one "
-            "each, because scans of a patient must not be divided. Add patients, or state a split with --split-file"
+            "each, because scans of a patient must not be divided. Add patients, tell them apart by "
+            "--patient-pattern, or state a split with --split-file"
         )
     borders = fractions[0], fractions[0] + fractions[1]
     split = {

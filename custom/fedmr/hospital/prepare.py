@@ -6,7 +6,7 @@
 
 import json
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 from fedmr.data.datalist import FILES
 from fedmr.data.readers import Found, Scan
 from fedmr.data.readers.folder import DATALIST, PRIVATE, VOLUMES, find_scans
+from fedmr.data.readers.patients import called_alike, patient_key
 from fedmr.data.splits import assign, parse_fractions, read_split_file
 from fedmr.hospital.conversion import Record, convert, label
 from fedmr.hospital.identity import apply_pattern, apply_table
@@ -150,6 +151,8 @@ def choose(source: Path, site: str, options: Options) -> tuple[Found, str]:
         apply_pattern(found, source, options.patient_pattern)
     if options.patients:
         apply_table(found, source, options.patients)
+    called = called_alike([scan.patient for scan in found.scans])
+    found.scans = [replace(scan, patient=called[scan.patient]) for scan in found.scans]
     if options.split_file:
         _apply_split_file(found, source, options.split_file, site)
     if options.contrasts:
@@ -169,9 +172,11 @@ def _apply_split_file(found: Found, source: Path, path: Path, site: str) -> None
     """Replace patient and split by what the file says; its paths start from `source` or from the file's own folder."""
     by_path: dict[Path, dict[str, str]] = {}
     by_patient: dict[str, dict[str, str]] = {}
+    by_key: dict[str, list[dict[str, str]]] = defaultdict(list)  # spreadsheets drop leading zeros
     for row in read_split_file(path, site):
         if not row.get("path"):
             by_patient[row["patient"]] = row
+            by_key[patient_key(row["patient"])].append(row)
             continue
         places = [folder / row["path"] for folder in (source, path.parent) if (folder / row["path"]).exists()]
         if places:
@@ -183,7 +188,8 @@ def _apply_split_file(found: Found, source: Path, path: Path, site: str) -> None
     for scan in found.scans:
         file = scan.files[0].resolve()
         rows = [by_path[place] for place in (file, *file.parents) if place in by_path]
-        rows += [by_patient[scan.patient]] if scan.patient in by_patient else []
+        alike = by_key.get(patient_key(scan.patient), [])
+        rows += [by_patient[scan.patient]] if scan.patient in by_patient else alike if len(alike) == 1 else []
         if rows:
             used.add(id(rows[0]))
             chosen.append(replace(scan, patient=rows[0]["patient"], split=rows[0]["split"], doubt=""))

@@ -1,11 +1,12 @@
 """Which DICOM files make up one stack: one person a study, one echo, time point and b-value a series, copies once."""
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+
+from fedmr.data.readers.patients import patient_key
 
 Header = dict[str, str]
 
@@ -45,7 +46,7 @@ def persons(files: Sequence[File]) -> dict[Path, str]:
     """Return whose image each file is, "" if no file of its study says.
 
     Files of one StudyInstanceUID are of one person, however the identifier is written in each; so are identifiers
-    that differ in case, blanks and signs only. A person is called by the PatientID that most files have.
+    that differ in case, blanks, signs and leading zeros only. A person is called by the PatientID that most files have.
     """
     parent: dict[Hashable, Hashable] = {}
 
@@ -71,8 +72,7 @@ def persons(files: Sequence[File]) -> dict[Path, str]:
 
 def _nodes(file: File) -> list[Hashable]:
     patient, study = patient_of(file.header), file.header["StudyInstanceUID"]
-    plain = re.sub(r"[\W_]+", "", patient.casefold()) or patient
-    nodes = [(kind, text) for kind, text in (("study", study), ("patient", plain)) if text]
+    nodes = [(kind, text) for kind, text in (("study", study), ("patient", patient_key(patient))) if text]
     return [*nodes] or [("file", str(file.path))]
 
 
