@@ -153,7 +153,7 @@ def _describe(image: Image) -> Record:
 def _fingerprint(scan: Scan, keep_grid: bool) -> str:
     """Changes when a file of the scan does, or what is asked for."""
     stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in scan.files]
-    return hashlib.sha256(repr((scan.key, keep_grid, stats)).encode()).hexdigest()
+    return hashlib.sha256(repr((scan.key, scan.images, keep_grid, stats)).encode()).hexdigest()
 
 
 def _is_cached(record: Record, folder: Path) -> bool:

@@ -21,7 +21,8 @@ from fedmr import __version__
 from fedmr.data.acquired_grid import grid_note
 from fedmr.data.images import Image, check
 from fedmr.data.readers import Scan, dicom
-from fedmr.data.readers.dicom_stack import Frame, frames_of, in_order, quiet
+from fedmr.data.readers.dicom_frames import frames_of_scan
+from fedmr.data.readers.dicom_stack import Frame, in_order, quiet
 from fedmr.hospital.conversion import label
 from fedmr.inference.deidentify import check_pixels, deidentified
 from fedmr.inference.dicom_header import Derivation, Series, Slice, derived_object, is_enhanced
@@ -67,7 +68,7 @@ def super_resolve_series(
     plane = options.plane or next(plane for plane, axis in PLANES.items() if axis == across)
     notes = [*check(image, name, axis=2, least_side=resolver.least_side), *grid_note(image)]
     with quiet():
-        frames, _ = in_order([frame for path in scan.files for frame in frames_of(path)], name)
+        frames, _ = in_order(frames_of_scan(scan), name)
     derivation = _derivation(resolver, plane)
     if options.deidentify:
         check_pixels(frames)

@@ -25,6 +25,7 @@ class Scan:
         hospital: which of several hospitals in one folder, "" if the folder is one.
         split: "train", "val" or "test" where that is given, "" where it is to be decided.
         key: which scan of a file that holds several, e.g. a DICOM SeriesInstanceUID.
+        images: numbers of the images of each file that belong to the scan; all of every file if empty.
     """
 
     files: tuple[Path, ...]
@@ -35,6 +36,7 @@ class Scan:
     key: str = ""
     evidence: str = ""
     doubt: str = ""
+    images: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass

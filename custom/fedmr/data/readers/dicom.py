@@ -23,9 +23,19 @@ from pydicom.uid import (
 from fedmr.data.images import Image
 from fedmr.data.magnitude import image_type_kind, named_kind
 from fedmr.data.readers import Found, Scan, contrast_of
+from fedmr.data.readers.dicom_frames import frames_of_scan, images_of
 from fedmr.data.readers.dicom_matrix import acquired_shares
-from fedmr.data.readers.dicom_series import DIFFERENCES, File, Header, joined, persons, split, without_copies
-from fedmr.data.readers.dicom_stack import check_deflated, frames_of, in_order, quiet
+from fedmr.data.readers.dicom_series import (
+    DIFFERENCES,
+    File,
+    Header,
+    is_multiframe,
+    joined,
+    persons,
+    split,
+    without_copies,
+)
+from fedmr.data.readers.dicom_stack import check_deflated, in_order, quiet
 from fedmr.utils.errors import DataError
 
 _TAGS = [
@@ -101,11 +111,19 @@ def _add(found: Found, uid: str, members: list[File], patients: dict[Path, str])
         found.problems.append(f"{_name([file.path for file in members])} {problem}")
         return
     patient = patients[members[0].path]
-    for part, stack in split(members):
+    several = any(is_multiframe(file) for file in members)
+    parts = split([image for file in members for image in images_of(file)] if several else members)
+    for part, stack in parts:
+        if several and (kind := _left_out_as(stack[0].header)):
+            found.left_out[f"DICOM {kind}"] += 1
+            continue
         key = "-".join(filter(None, (header["SeriesInstanceUID"] and uid, part)))
+        paths = tuple(dict.fromkeys(file.path for file in stack))
+        images = tuple(tuple(file.image for file in stack if file.path == path) for path in paths)
         found.scans.append(
             Scan(
-                *(tuple(file.path for file in stack), patient, _contrast(stack[0].header)),
+                *(paths, patient, _contrast(stack[0].header)),
+                images=images if several and part else (),
                 key=key,
                 evidence="PatientID of its study" if patient else "",
                 doubt="" if patient else _NOBODY,
@@ -124,7 +142,7 @@ def read(scan: Scan) -> Image:
     """
     name = _name(scan.files)
     with quiet():
-        frames, affine = in_order([frame for path in scan.files for frame in frames_of(path)], name)
+        frames, affine = in_order(frames_of_scan(scan), name)
         pixels = np.stack([frame.pixels() for frame in frames], axis=-1)
         lossy = any(frame.dataset.get("LossyImageCompression") == "01" for frame in frames)
     notes: tuple[str, ...] = (
@@ -134,7 +152,7 @@ def read(scan: Scan) -> Image:
         text for tag, text in _SHOWS.items() if any(str(f.dataset.get(tag, "")).upper() == "YES" for f in frames)
     )
     columns, rows = acquired_shares(frames[0])
-    return Image(pixels.swapaxes(0, 1), affine, notes=notes, acquired=(columns, rows, 1.0))
+    return Image(pixels.swapaxes(0, 1), affine, notes=notes, acquired=(columns, rows, 1.0), across=2)
 
 
 def _name(paths: Sequence[Path]) -> str:

@@ -30,10 +30,11 @@ DIFFERENCES = (
 
 @dataclass(frozen=True)
 class File:
-    """A DICOM file of an image: its path, and the elements of its header as text."""
+    """An image of a DICOM file: its path, the elements of its header as text, and its number among several."""
 
     path: Path
     header: Header
+    image: int = 0
 
 
 def patient_of(header: Header) -> str:
@@ -99,7 +100,7 @@ def joined(series: dict[tuple[str, ...], list[File]]) -> list[tuple[str, list[Fi
     whole: list[tuple[str, list[File]]] = []
     single: dict[tuple[str, ...], list[File]] = defaultdict(list)
     for (uid, *_), files in series.items():
-        if len(files) > 1 or _is_multiframe(files[0]):
+        if len(files) > 1 or is_multiframe(files[0]):
             whole.append((uid, files))
         else:
             single[_protocol(files[0])].append(files[0])
@@ -124,7 +125,7 @@ def split(files: list[File]) -> list[tuple[str, list[File]]]:
     as places repeat; at last by the order of their numbers, where every place has as many images.
     """
     places = Counter(_place(file) for file in files)
-    if max(places.values()) == 1 or len(places) == 1 or any(_is_multiframe(file) for file in files):
+    if max(places.values()) == 1 or len(places) == 1:
         return [("", files)]
     for tag, word in DIFFERENCES:
         groups = _grouped(files, lambda file, tag=tag: file.header[tag])  # type: ignore[misc]
@@ -172,5 +173,6 @@ def _place(file: File) -> Hashable:
         return str(file.path)
 
 
-def _is_multiframe(file: File) -> bool:
+def is_multiframe(file: File) -> bool:
+    """Return whether a file holds several images."""
     return file.header["NumberOfFrames"] not in ("", "1")
