@@ -48,6 +48,8 @@ def dry_run(folder: Path, task: Task) -> Step:
 def take_steps(folder: Path, task: Task) -> Step:
     """Evaluate the untrained network as the first round does, then train `STEPS` steps and abort.
 
+    Of the validation volumes only the largest is evaluated: it needs the most memory, and the others tell no more.
+
     Sets FEDMR_DATA_ROOT and the number of torch threads of this process.
 
     Args:
@@ -63,6 +65,7 @@ def take_steps(folder: Path, task: Task) -> Step:
         context = _context(Path(temporary) / folder.name)
         learner = _Watched(task.to_dict())
         learner.initialize({}, context)
+        learner.keep_largest()
         message = _message(task)
         reply = learner.validate(message, context, Signal())
         learner.must_have_replied(reply, ReturnCode.OK)
@@ -84,6 +87,11 @@ class _Watched(SiteLearner):
     def _fail(self, fl_ctx: FLContext, reason: str) -> Shareable:
         self.reason = reason
         return super()._fail(fl_ctx, reason)
+
+    def keep_largest(self) -> None:
+        """Leave the largest of the validation volumes; of a learner that failed there are none."""
+        volumes = getattr(self, "_volumes", {"val": []})
+        volumes["val"] = sorted(volumes["val"], key=lambda volume: volume.reference.numel())[-1:]
 
     def must_have_replied(self, reply: Shareable, *codes: str) -> None:
         if reply.get_return_code() not in codes:

@@ -93,7 +93,9 @@ def patch_corners(inside: Tensor, task: PatchSettings, height: int, width: int) 
         height, width: of the HR slice.
     """
     p, (down, right) = task.patch_size, task.scale
-    share = F.avg_pool2d(inside.float()[None, None], p, stride=1)[0, 0]
+    # counts by sums over a rectangle: the shares of avg_pool2d, bit for bit, in a fraction of its time
+    sums = F.pad(inside.int(), (1, 0, 1, 0)).cumsum(0, dtype=torch.int32).cumsum(1, dtype=torch.int32)
+    share = (sums[p:, p:] - sums[:-p, p:] - sums[p:, :-p] + sums[:-p, :-p]).float() / (p * p)
     # row 0 and column 0 are left out: a flipped patch needs the s-1 HR pixels before its corner
     good = share[1 : (height // down) - p + 1, 1 : (width // right) - p + 1] >= MIN_FOREGROUND
     y, x = good.nonzero(as_tuple=True)

@@ -3,7 +3,9 @@
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +23,7 @@ from fedmr.utils.errors import DataError
 from fedmr.utils.progress import Progress
 
 Status = Literal["pass", "warn", "fail"]
+_AT_ONCE = 4  # volumes in memory
 _PLANES = ("sagittal", "coronal", "axial")
 
 
@@ -113,17 +116,32 @@ def some(names: Iterable[str], limit: int = 10) -> str:
 
 
 def read_site(folder: Path, task: Task, datalist: dict[str, Any], progress: Progress) -> Site:
-    """Read every volume of a datalist, one at a time; what cannot be used does not keep the others from being read."""
+    """Read every volume of a datalist, a few at once; what cannot be used keeps no other from being read."""
     site = Site(folder, task, datalist, [], [])
-    for number, entry in enumerate(site.entries):
-        progress(entry["image"], number, len(site.entries))
-        try:
-            site.scans.append(_read_scan(folder, entry, task))
-        except (DataError, OSError) as error:
-            site.bad.append(site.shorten(error))
-        except MemoryError:
-            site.bad.append(f"{entry['image']} needs more memory than this machine has")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # small work, at which its threads would wait for one another and for these
+    try:
+        with ThreadPoolExecutor(min(_AT_ONCE, os.cpu_count() or 1)) as pool:
+            results = pool.map(partial(_try_scan, site), site.entries)
+            for number, (entry, result) in enumerate(zip(site.entries, results, strict=True)):
+                progress(entry["image"], number, len(site.entries))
+                if isinstance(result, Scan):
+                    site.scans.append(result)
+                else:
+                    site.bad.append(result)
+    finally:
+        torch.set_num_threads(before)
     return site
+
+
+def _try_scan(site: Site, entry: dict[str, Any]) -> Scan | str:
+    """Return the figures of a volume, or why it cannot be used."""
+    try:
+        return _read_scan(site.folder, entry, site.task)
+    except (DataError, OSError) as error:
+        return site.shorten(error)
+    except MemoryError:
+        return f"{entry['image']} needs more memory than this machine has"
 
 
 def _read_scan(folder: Path, entry: dict[str, Any], task: Task) -> Scan:
@@ -157,15 +175,15 @@ def _intensities(stack: NDArray[np.float32], task: Task) -> dict[str, Any]:
     values = np.sort(stack, axis=None)
     top, high = float(values[-1]), float(values[int(0.999 * (values.size - 1))])
     high = high or top
-    threshold = FOREGROUND * high
+    threshold = np.float32(FOREGROUND * high)  # of the type of the values, which are copied to a wider one else
     foreground = values[np.searchsorted(values, threshold, side="right") :]
     flat = stack.reshape(len(stack), -1)
     filled = np.flatnonzero(flat.max(axis=1) > flat.min(axis=1))
     return {
-        "content": hashlib.sha256(values[np.searchsorted(values, 0, side="right") :].data).hexdigest(),
+        "content": hashlib.sha256(values[np.searchsorted(values, np.float32(0), side="right") :].data).hexdigest(),
         "median": float(foreground[len(foreground) // 2]),
         "peak": top / high,
-        "clipped": (values.size - 1 - int(np.searchsorted(values, top))) / len(foreground),
+        "clipped": (values.size - 1 - int(np.searchsorted(values, values[-1]))) / len(foreground),
         "usable": int(task.usable_slices(torch.from_numpy(stack)).sum()),
         "gaps": int(np.ptp(filled)) + 1 - len(filled) if len(filled) else 0,
     }
