@@ -23,7 +23,7 @@ from studies.smaller_scans import reduce
 
 from fedmr.checkpoints.card import make_card, summarise_volumes
 from fedmr.checkpoints.model_file import Model, load_model, save_model
-from fedmr.checkpoints.shipped import WEIGHTS
+from fedmr.checkpoints.stored import WEIGHTS
 from fedmr.data.datalist import DATA_ROOT_VARIABLE, read_datalist, site_folders
 from fedmr.data.scan_facts import ranges, scan_facts
 from fedmr.metrics import mean_metrics

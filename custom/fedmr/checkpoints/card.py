@@ -17,6 +17,8 @@ from fedmr.tasks.registry import build_task
 Card = dict[str, Any]
 
 FORMAT = 1
+# of every card, beside the facts of its task
+_ENTRIES = ("format", "task", "normalisation", "training", "data", "metrics", "versions", "licence", "intended_use")
 INTENDED_USE = "Research on MR {}. Not a medical device; not for diagnosis."
 NO_LICENCE = "Not stated. The weights come from the training sites' data: ask those sites before passing them on."
 
@@ -113,8 +115,7 @@ def task_of(card: Any) -> Task:
     if card.get("format") != FORMAT:
         raise CardError(f"its card has format {card.get('format')!r}, this FedMR reads {FORMAT}; use the other release")
     task = build_task(numbers)
-    absent = sorted(set(make_card(task)) - set(card))
-    if absent:
+    if absent := sorted({*_ENTRIES, *task.facts} - set(card)):
         raise CardError(f"its card is damaged: it has no {', '.join(absent)}")
     for name, meant in task.facts.items():
         said = card.get(name)

@@ -7,18 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from fedmr.privacy import packing as packed_he
+from fedmr.checkpoints.stored import META, encryption_of
+from fedmr.privacy import packing
 from fedmr.privacy.bfv import Key, check_secret
 from fedmr.privacy.packing import ALGORITHM, HEADER, Encrypted, Layout
 
-_META, _ALGORITHM = "meta_props", "PROCESSED_ALGORITHM"  # FLARE's names in a model file
 # A network's weights are far below; with a wrong key CKKS gives numbers far above, and no error.
 _LARGEST = 1e4
-
-
-def encryption_of(content: Mapping[str, Any]) -> str | None:
-    """By what the weights in a model file are encrypted: BFV (packed), CKKS (FLARE's own), None if they are not."""
-    return (content.get(_META) or {}).get(_ALGORITHM)
 
 
 def decrypt(content: Mapping[str, Any], context: Path, layout: Layout) -> dict[str, Any]:
@@ -35,7 +30,7 @@ def decrypt(content: Mapping[str, Any], context: Path, layout: Layout) -> dict[s
     """
     secret = context.read_bytes()
     if encryption_of(content) == ALGORITHM:
-        return dict(packed_he.decrypt(Encrypted.from_parts(content["model"], content[_META].get(HEADER)), Key(secret)))
+        return dict(packing.decrypt(Encrypted.from_parts(content["model"], content[META].get(HEADER)), Key(secret)))
     if encryption_of(content) == "CKKS":
         return _decrypt_ckks(content["model"], secret, layout)
     raise ValueError(f"it is encrypted by {encryption_of(content)!r}, which this FedMR does not know")

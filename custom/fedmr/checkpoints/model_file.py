@@ -1,6 +1,5 @@
 """Model files: what FLARE and `fedmr train` leave on disk, as a network that can be used, with its card."""
 
-import pickle
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,10 +9,10 @@ import torch
 from torch import nn
 
 from fedmr.checkpoints.card import Card, card_of_run, make_card, task_of
-from fedmr.checkpoints.decrypt import decrypt, encryption_of
-from fedmr.checkpoints.shipped import locate
+from fedmr.checkpoints.decrypt import decrypt
+from fedmr.checkpoints.stored import encryption_of, locate, read_content
 from fedmr.federation.render import CUSTOM, read_task
-from fedmr.nets import build
+from fedmr.nets import build, build_trained
 from fedmr.runs.run import Run
 from fedmr.tasks.base import Task
 from fedmr.tasks.registry import build_task
@@ -64,31 +63,39 @@ def load_model(path: Path, job: Path | None = None, context: Path | None = None)
     if job is not None:
         allow_folder(job / CUSTOM)
     path = locate(path)
-    if path.is_dir():
-        run = Run(path)
-        file = run.model_file()
+    run = Run(path) if path.is_dir() else None
+    path = run.model_file() if run else path
+    content = _opened(path, context)
+    if run:
         task = build_task(read_task(job)) if job else run.read_task()
-        return Model(_network(task, _weights(_read(file), file, task, context), file), card_of_run(run, task))
-    content = _read(path)
+        card = card_of_run(run, task)
+    else:
+        try:
+            card = content[CARD_KEY] if CARD_KEY in content and job is None else _card(content, path, job)
+            task = task_of(card)
+        except ValueError as error:
+            raise ValueError(f"{path} cannot be used: {error}") from None
+    weights = content["model"] if context is None else _decrypted(content, path, task, context)
     try:
-        card = _card(content, path, job)
-        task = task_of(card)
+        return Model(build_trained(task.network, weights), card)
     except ValueError as error:
-        raise ValueError(f"{path} cannot be used: {error}") from None
-    return Model(_network(task, _weights(content, path, task, context), path), card)
+        raise ValueError(f"{path} {error}") from None
 
 
-def _weights(content: dict[str, Any], path: Path, task: Task, context: Path | None) -> dict[str, Any]:
+def _opened(path: Path, context: Path | None) -> dict[str, Any]:
+    content = read_content(path)
     encryption = encryption_of(content)
-    if encryption is None and context is None:
-        return content["model"]
-    if encryption is None:
+    if encryption is None and context is not None:
         raise ValueError(f"{path} is not encrypted; use it as it is")
-    if context is None:
+    if encryption is not None and context is None:
         raise ValueError(
             f"{path} is encrypted ({encryption}). On a site that took part, `fedmr decrypt {path} --context "
             "startup/client_context.tenseal -o model.pt` makes a model of it"
         )
+    return content
+
+
+def _decrypted(content: dict[str, Any], path: Path, task: Task, context: Path) -> dict[str, Any]:
     layout = {name: list(value.shape) for name, value in build(**task.network).state_dict().items()}
     try:
         return decrypt(content, context, layout)
@@ -97,6 +104,7 @@ def _weights(content: dict[str, Any], path: Path, task: Task, context: Path | No
 
 
 def _card(content: dict[str, Any], path: Path, job: Path | None) -> Any:
+    """Return the card of a file that has none, from its job, or one that has been compared with the job's."""
     if CARD_KEY not in content:
         try:
             return make_card(build_task(read_task(job or path.parent)))
@@ -108,34 +116,3 @@ def _card(content: dict[str, Any], path: Path, job: Path | None) -> Any:
     if job is not None and task_of(card).network != (network := build_task(read_task(job)).network):
         raise ValueError(f"its card says {card['task']['network']}, the job {job} {dict(network)}. Leave out --job")
     return card
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        # torch's own message advises to load without weights_only, which would run whatever the file says
-        raise ValueError(
-            f"{path} is not a model file: it holds more than weights and plain values, and was not opened, because "
-            "that could run foreign code. Do not open it otherwise unless you trust its origin"
-        ) from None
-    except Exception as error:  # torch documents no closed set of errors for a file that is not its own
-        reason = str(error).partition(". ")[0] or type(error).__name__  # the rest of torch's text is advice
-        raise ValueError(f"{path} is not a torch model file or is truncated: {reason}") from None
-    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
-        raise ValueError(f'{path} holds no weights under "model"; give a file of FLARE or of `fedmr train`')
-    return content
-
-
-def _network(task: Task, weights: dict[str, Any], path: Path) -> nn.Module:
-    try:
-        net = build(**task.network)
-        tensors = {name: torch.as_tensor(value) for name, value in weights.items()}
-        net.load_state_dict(tensors)
-    except (RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())  # torch writes a line per tensor
-        raise ValueError(f"{path} does not hold the network {dict(task.network)}: {reason[:300]}") from None
-    bad = [name for name, value in tensors.items() if not torch.isfinite(value).all()]
-    if bad:
-        raise ValueError(f"{path} holds weights that are NaN or infinite, in {bad[0]}; its training failed")
-    return net

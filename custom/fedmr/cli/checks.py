@@ -9,7 +9,7 @@ def check_model(model: Path) -> None:
     Raises:
         FileNotFoundError: it is not; the message names the models of the package.
     """
-    from fedmr.checkpoints.shipped import locate
+    from fedmr.checkpoints.stored import locate
 
     locate(model)
 

@@ -128,7 +128,7 @@ def models() -> None:
     """List the models that come with FedMR; `fedmr card NAME` says all of one."""
     from fedmr.checkpoints.card import gain_of
     from fedmr.checkpoints.model_file import load_model
-    from fedmr.checkpoints.shipped import shipped_models
+    from fedmr.checkpoints.stored import shipped_models
     from fedmr.nets import count_parameters
     from fedmr.physics.degradation import scale_text
 

@@ -54,6 +54,32 @@ def build(name: str = "", *, seed: int = 0, **args: Any) -> nn.Module:
     return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
+def build_trained(network: Mapping[str, Any], weights: Mapping[str, Any]) -> nn.Module:
+    """Construct the network of a task with weights from a file.
+
+    Args:
+        network: arguments of `build`.
+        weights: tensors or arrays by their names in the network.
+
+    Returns:
+        the network; (N, 1, h, w) -> (N, 1, scale*h, scale*w); scale 1 for reconstruction.
+
+    Raises:
+        ValueError: weights of another network, or that are not finite; the message continues the name of the file.
+    """
+    try:
+        net = build(**network)
+        tensors = {name: torch.as_tensor(value) for name, value in weights.items()}
+        net.load_state_dict(tensors)
+    except (RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())  # torch writes a line per tensor
+        raise ValueError(f"does not hold the network {dict(network)}: {reason[:300]}") from None
+    bad = [name for name, value in tensors.items() if not torch.isfinite(value).all()]
+    if bad:
+        raise ValueError(f"holds weights that are NaN or infinite, in {bad[0]}; its training failed")
+    return net
+
+
 def name_of(network: Mapping[str, Any]) -> str:
     """Return the name in a task's network: ours, or the class's without its module."""
     return str(network["name"]) if TARGET not in network else str(network[TARGET]).rpartition(".")[2]

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from fedmr.checkpoints import shipped
+from fedmr.checkpoints import stored
 from fedmr.checkpoints.model_file import load_model
-from fedmr.checkpoints.shipped import locate, shipped_models
+from fedmr.checkpoints.stored import locate, shipped_models
 
 LARGEST = 5 * 2**20  # bytes
 
@@ -16,7 +16,7 @@ def package(tmp_path, monkeypatch):
     """A package with one model named mscan-x9."""
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "mscan-x9.pt").write_bytes(b"weights")
-    monkeypatch.setattr(shipped, "WEIGHTS", tmp_path / "weights")
+    monkeypatch.setattr(stored, "WEIGHTS", tmp_path / "weights")
     return tmp_path
 
 
