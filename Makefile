@@ -9,6 +9,7 @@ THREADS ?= $(SITES)
 PATIENTS ?= 6
 RUN ?= runs/$(JOB)
 POC ?= runs/poc
+PROJECT ?= poc/project.yml
 POC_JOB ?= jobs/mscan_fedavg_he_packed
 STUDY ?= training
 DATA ?= data
@@ -46,7 +47,7 @@ sim: setup  ## run JOB on the sites in data/ (or FEDMR_DATA_ROOT): table and pic
 
 poc: setup  ## the same over TLS: provision, start, submit POC_JOB, collect, report, stop
 	test -d $(DATA) || $(BIN)/fedmr demo-data $(DATA) --sites $(SITES) --patients $(PATIENTS)
-	$(BIN)/fedmr poc provision --workspace $(POC) --data $(DATA)
+	$(BIN)/fedmr poc provision --project $(PROJECT) --workspace $(POC) --data $(DATA)
 	trap '$(BIN)/fedmr poc stop --workspace $(POC)' EXIT; \
 	$(BIN)/fedmr poc start --workspace $(POC); \
 	$(BIN)/fedmr poc submit $(POC_JOB) --workspace $(POC) --wait; \
@@ -57,11 +58,11 @@ study: setup  ## run benchmarks/studies/STUDY.yaml on DATA, resumed if interrupt
 	$(BIN)/fedmr report runs/studies/$(STUDY)
 
 test: setup  ## unit tests, then whole federations in the simulator
-	$(BIN)/pytest -m "not e2e" -n 2 --durations=5
-	$(BIN)/pytest -m e2e -n 2 --dist loadfile --durations=5
+	$(BIN)/pytest -m "not e2e" -n 2 --dist loadfile --durations=5
+	$(BIN)/pytest -m e2e -n 3 --dist loadfile --durations=5
 
 test-quick: setup  ## unit tests of every day: neither federations nor what only a release needs
-	$(BIN)/pytest -m "not e2e and not release" -n 2
+	$(BIN)/pytest -m "not e2e and not release" -n 2 --dist loadfile
 
 check: setup  ## lint, types, and the job folders
 	$(BIN)/ruff check

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 JOBS = Path(__file__).parents[1] / "jobs"
 NEEDED = {f"monai.{part}" for part in ("engines", "transforms", "data", "metrics", "inferers", "networks")}
 
@@ -22,10 +24,13 @@ def monai_after(code, *arguments):
     return {name for name in modules_after(code, *arguments) if name.split(".")[0] == "monai"}
 
 
+@pytest.mark.e2e
 def test_a_site_that_trains_holds_monai(site, task):
     code = """
 import json, sys
 from pathlib import Path
+
+import pytest
 import fedmr.flare.learner
 from fedmr.tasks.registry import build_task
 from fedmr.training.build import make_trainer
@@ -53,6 +58,7 @@ except SystemExit:
     assert not slow & modules_after(code)
 
 
+@pytest.mark.e2e
 def test_the_servers_of_all_jobs_hold_none():
     """All classes of the servers' configs, and the networks, which they build for their first weights."""
     configs = [file.read_text() for file in JOBS.glob("*/app/config/config_fed_server.conf")]
@@ -61,6 +67,8 @@ def test_the_servers_of_all_jobs_hold_none():
     code = """
 import importlib, sys
 from pathlib import Path
+
+import pytest
 from fedmr.federation.render import read_task
 from fedmr.nets import build
 for path in sys.argv[2:]:

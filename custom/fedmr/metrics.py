@@ -108,7 +108,7 @@ def sharpness(prediction: Tensor, reference: Tensor) -> float:
 
     Both are means over the reference's edges, the tenth of its foreground voxels with the largest gradient magnitude
     (central differences within a slice): 1 as sharp as the reference, below 1 blurred, above 1 overshooting. Where the
-    gradients point is not asked, so noise counts as sharpness: read it beside PSNR.
+    gradients point is not asked, so noise counts as sharpness: read it together with PSNR.
     """
     data_range = _check(prediction, reference)
     expected, found = _gradient_magnitude(reference), _gradient_magnitude(prediction)

@@ -135,7 +135,9 @@ def test_the_file_beside_a_scan_tells_it(tmp_path):
         assert nifti.read(scan).acquired == acquired
 
 
-real = pytest.mark.skipif(not REAL.is_dir(), reason="needs the real scans of shared/data, which are not here")
+def real(test):
+    """A test of all real scans, where they are: as slow as a federation."""
+    return pytest.mark.e2e(pytest.mark.skipif(not REAL.is_dir(), reason="no real scans in ../shared/data")(test))
 
 
 def real_scans():

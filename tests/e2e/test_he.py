@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 import torch
 
+from federation import federate
 from fedmr.checkpoints.model_file import load_model
 from fedmr.federation.processes import processes
 from fedmr.runs.resume import resumed_job
 from fedmr.runs.run import Run
 from poc import Consortium, consortium
-from simulator import ROUNDS, SITES, render_tiny_job
+from simulator import SITES, render_tiny_job
 
 pytestmark = pytest.mark.e2e
 TWO = SITES[:2]
+ROUNDS = 2
 JOBS = ("mscan_fedavg_he", "mscan_fedavg_he_packed")
 OPEN = '{"scopes": [{"name": "hospital", "properties": {}}], "default_scope": "hospital"}'
 
@@ -31,7 +33,13 @@ def poc(tmp_path_factory, hospitals):
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory):
-    return cache(lambda name: render_tiny_job(tmp_path_factory.mktemp(name), job=name))
+    return cache(lambda name: render_tiny_job(tmp_path_factory.mktemp(name), ROUNDS, job=name))
+
+
+@pytest.fixture(scope="module")
+def plain(job, hospitals, tmp_path_factory):
+    """The run without encryption, in one process; over TLS it ends in the same weights: test_poc.py."""
+    return federate(job("mscan_fedavg"), tmp_path_factory.mktemp("plain") / "w", hospitals, sites=TWO).home
 
 
 @pytest.fixture(scope="module")
@@ -59,31 +67,31 @@ def decrypt(model: Path, key: Path, out: Path) -> subprocess.CompletedProcess[st
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_a_site_decrypts_the_weights_of_the_plain_run(name, run_of, poc, tmp_path):
+def test_a_site_decrypts_the_weights_of_the_plain_run(name, run_of, plain, poc, tmp_path):
     result = decrypt(run_of(name), context(poc), tmp_path / "model.pt")
     assert result.returncode == 0, result.stderr
     weights = load_model(tmp_path / "model.pt").net.state_dict()
-    expected = load_model(run_of("mscan_fedavg")).net.state_dict()
+    expected = load_model(plain).net.state_dict()
     assert max(float((weights[n] - expected[n]).abs().max()) for n in expected) <= 1e-4
     log = (run_of(name) / "workspace" / "log.txt").read_text()
     assert log.count("ACCEPTED by the aggregator") == ROUNDS * len(TWO)
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_the_figures_are_those_of_the_plain_run(name, run_of):
-    figures, expected = (Run(run_of(job)).figures()["mean"]["model"] for job in (name, "mscan_fedavg"))
+def test_the_figures_are_those_of_the_plain_run(name, run_of, plain):
+    figures, expected = (Run(run).figures()["mean"]["model"] for run in (run_of(name), plain))
     assert figures == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_the_server_has_no_weight_that_it_could_read(name, run_of, poc, tmp_path):
+def test_the_server_has_no_weight_that_it_could_read(name, run_of, plain, poc, tmp_path):
     server = context(poc, "localhost", "server_context.tenseal")
     assert not context(poc, "localhost").exists()
     result = decrypt(run_of(name), server, tmp_path / "model.pt")
     assert result.returncode == 1
     assert "holds no secret key" in result.stderr
     assert not (tmp_path / "model.pt").exists()
-    weights = load_model(run_of("mscan_fedavg")).net.state_dict()
+    weights = load_model(plain).net.state_dict()
     largest = max(weights.values(), key=torch.numel).numpy().astype(np.float32)
     for path in run_of(name).rglob("*"):
         content = path.read_bytes() if path.is_file() else b""
@@ -104,7 +112,7 @@ def test_an_aborted_run_resumes_to_the_weights_of_one_that_was_not(run_of, job, 
         p for p in processes(poc.kits / TWO[0]) if "nvflare.private.fed.app.client.worker_process" in p.cmdline()
     )
     worker.suspend()  # else the rounds are over before FLARE aborts them
-    poc.nvflare("job", "abort", number, "--force")
+    poc.admin.abort(number)
     worker.resume()
     status, aborted = poc.result(number)
     assert status == "FINISHED:ABORTED"

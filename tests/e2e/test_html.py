@@ -7,8 +7,7 @@ import pytest
 from browser import CHROMIUM, browser
 from fedmr.reports.html import write_html
 from fedmr.runs.run import Run
-from phantoms import write_site
-from simulator import ROUNDS, SITES, simulate
+from simulator import ROUNDS, SITES
 
 pytestmark = pytest.mark.e2e
 
@@ -43,15 +42,3 @@ def test_the_page_of_a_run_holds_its_figures_and_opens_in_a_browser(federation, 
         view.open(tmp_path / "report.html", width=400)
         assert view.evaluate("document.documentElement.scrollWidth") == 400
         assert view.problems == []
-
-
-def test_a_failed_run_gets_a_page_that_says_what_is_missing(tiny_job, tmp_path):
-    for number, site in enumerate(SITES[:2], start=1):
-        write_site(tmp_path / "data", site, seed=number)
-    (tmp_path / "data" / "site-2" / "sub-0" / "anat" / "sub-0_T1w.nii.gz").unlink()
-    assert simulate(tiny_job, tmp_path / "w", tmp_path / "data", sites=2, threads=2).returncode != 0
-    write_html(Run(tmp_path / "w"), tmp_path / "report.html")
-    text = (tmp_path / "report.html").read_text()
-    assert "This run is incomplete" in text
-    assert "FL_global_model.pt is missing" in text
-    assert "No site reported test figures" in text

@@ -53,23 +53,3 @@ def test_the_wheel_federates_with_settings_and_goes_on_from_a_model(tmp_path, in
     assert second.returncode == 0, second.stdout[-2000:] + second.stderr[-2000:]
     before, after = weights(tmp_path / "first"), weights(tmp_path / "second")
     assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [
-        (["nope"], "nope is no job"),
-        (["mscan_fedavg", "--sites", "9"], "has 4 sites, not 9"),
-        (["mscan_fedavg", "--sites", "site-1,site-x"], "no site site-x"),
-        (["mscan_fedavg_he"], "encrypts, for which provisioning makes the keys"),
-        (["mscan_fedavg", "--set", "task.learning_rate"], "write NAME=VALUE"),
-        (["mscan_fedavg", "--init-from", "nothing.pt"], "nothing.pt does not exist"),
-    ],
-)
-def test_what_cannot_run_says_why_in_a_line(tmp_path, installed, arguments, reason):
-    data = write_hospitals(tmp_path / "hospitals")
-    result = fedmr(installed, tmp_path, "simulate", *arguments, "--data", data, "--out", "run")
-    assert result.returncode == 1
-    assert reason in result.stderr
-    assert "Traceback" not in result.stderr
-    assert not (tmp_path / "run").exists()

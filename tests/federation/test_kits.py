@@ -12,6 +12,7 @@ from nvflare.security.security import FLAuthorizer
 
 from fedmr.federation.allow_list import ALLOWED
 from fedmr.federation.kits import ConsortiumError, Kits, fill_kit, free_port, open_kits, provision
+from fedmr.federation.session import Admin
 from fedmr.privacy.policy import POLICY_FILE, SUGGESTED, Policy, read_policy
 from simulator import ROOT, SITES
 
@@ -55,6 +56,12 @@ def test_a_server_has_no_key_for_what_sites_encrypt(provisioned):
     assert (startup / "server_context.tenseal").is_file()
     assert not (startup / "client_context.tenseal").exists()
     assert (provisioned.folder / "site-1" / "startup" / "client_context.tenseal").is_file()
+
+
+def test_an_admin_of_a_federation_that_does_not_run_is_told_so_and_nothing_else_is_printed(provisioned, capfd):
+    with pytest.raises(ConsortiumError, match=r"Could not connect to the FLARE server .*`fedmr poc start`"):
+        Admin(provisioned).registered()
+    assert capfd.readouterr() == ("", "")
 
 
 def test_who_is_no_admin_is_said(provisioned):

@@ -10,7 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from fedmr.data.datalist import DATA_ROOT_VARIABLE
+from fedmr.federation.kits import Kits
+from fedmr.federation.session import Admin
 from simulator import ROOT
 
 
@@ -35,16 +39,18 @@ class Consortium:
         """Submit a job and wait for its end: its status and the downloaded folder, which bears the job's id."""
         return self.result(self.submit(job))
 
+    @property
+    def admin(self) -> Admin:
+        """The project's admin."""
+        return Admin(Kits(self.folder / "poc", yaml.safe_load((self.folder / "project.yml").read_text())))
+
     def submit(self, job: Path) -> str:
         """Submit a job: its id."""
-        return str(self._answer("job", "submit", "-j", job)["job_id"])
+        return self.admin.submit(job, again=True)
 
     def result(self, number: str) -> tuple[str, Path]:
         """Wait for the end of a job: its status and the downloaded folder."""
-        self.nvflare("job", "monitor", number, "--timeout", 200, "--interval", 1)
-        status = self._answer("job", "meta", number)["status"]
-        self._answer("job", "download", number, "-o", self.folder / "downloads")
-        return status, self.folder / "downloads" / number
+        return self.admin.wait(number), self.admin.download(number, self.folder / "downloads")
 
     def _answer(self, *words: object) -> dict[str, Any]:
         result = self.nvflare(*words)

@@ -175,7 +175,7 @@ def value_of(metrics: Any, name: str) -> float | None:
 
 
 def outliers(accepted: Mapping[str, tuple[float, Mapping[str, float]]], limits: Limits) -> dict[str, str]:
-    """Return what is wrong with sites' updates beside each other, by site; of less than three nobody can tell.
+    """Return what is wrong with sites' updates compared with each other, by site; nobody can tell with less than three.
 
     Args:
         accepted: steps and norms by part, by site, of one round.

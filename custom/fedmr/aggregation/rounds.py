@@ -1,4 +1,4 @@
-"""The updates of one round beside each other: who is left out, and what the others count.
+"""The updates of one round compared: who is left out, and what the others count.
 
 An honest round passes unchanged: FedAvg's weighted mean stays what it is, to the last bit. Only a site that claims
 many times the others' steps, goes many times as far, or goes against a direction in which the others agree, counts
@@ -77,7 +77,7 @@ def shares_of(contributions: Mapping[str, Contribution], bounds: Bounds) -> Shar
 
     Args:
         contributions: by site, all with the same parts and variables.
-        bounds: of an update beside the others.
+        bounds: of an update compared with the others.
     """
     sites, steps = list(contributions), {site: float(c.steps) for site, c in contributions.items()}
     products = {part: _products([c.parts[part] for c in contributions.values()]) for part in _parts(contributions)}
@@ -160,7 +160,7 @@ def _tempered(
     norms: Mapping[str, Mapping[str, float]],
     times: tuple[float, float],
 ) -> Share:
-    """Return what a site counts beside the others kept; `times` are the largest multiples of weight and norm."""
+    """Return what a site counts among the others kept; `times` are the largest multiples of weight and norm."""
     weight = min(steps[site], times[0] * median(steps[other] for other in kept))
     factors = {}
     for part, by_site in norms.items():

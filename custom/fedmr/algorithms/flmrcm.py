@@ -1,6 +1,6 @@
 """FL-MRCM (Guo et al., CVPR 2021): a source site makes its latents look like those of a target site.
 
-Beside its training every source site teaches a domain identifier of its own to tell its latents from the target's, and
+Every source site also teaches a domain identifier of its own to tell its latents from the target's, and
 the network to deceive it. The published code runs in one process, takes the target's images to every source site, and
 sends the adversarial gradient through the latents of both. Here only latents travel: the target has made them with the
 weights that the round started from, they stay what they are while the source's network moves on, and the gradient goes

@@ -1,4 +1,4 @@
-"""Canaries for DP-SGD: a lower bound on epsilon by experiment, to hold beside the stated upper bound.
+"""Canaries for DP-SGD: a lower bound on epsilon by experiment, to compare with the stated upper bound.
 
 Nasr et al., "Adversary instantiation" (IEEE S&P 2021), the gradient canary: the worst unit there can be always sends a
 gradient of the largest norm in one direction, and the attacker sees every step's noised sum. Trainings with and

@@ -16,7 +16,7 @@ from monai.metrics import PSNRMetric
 from monai.transforms import Randomizable, Transform
 from torch import Tensor, nn
 
-FOREGROUND = 0.05  # of the volume's maximum, above which a voxel is no background
+FOREGROUND = 0.05  # of the volume's maximum, above which a voxel is foreground
 MIN_FOREGROUND = 0.25  # share of a patch that must be foreground
 
 
@@ -192,7 +192,7 @@ class RandAlignedPatch(Randomizable, Transform):
 
 
 class CropToLabel:
-    """Cut what a network adds where the size is no multiple of its scale."""
+    """Cut what a network adds where the size is not a multiple of its scale."""
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
         """Change "pred", (1, H', W', S), to the size of "label", (1, H, W, S)."""

@@ -17,7 +17,7 @@ from fedmr.tasks.registry import build_task
 Card = dict[str, Any]
 
 FORMAT = 1
-# of every card, beside the facts of its task
+# of every card, in addition to the facts of its task
 _ENTRIES = ("format", "task", "normalisation", "training", "data", "metrics", "versions", "licence", "intended_use")
 INTENDED_USE = "Research on MR {}. Not a medical device; not for diagnosis."
 NO_LICENCE = "Not stated. The weights come from the training sites' data: ask those sites before passing them on."

@@ -61,7 +61,7 @@ def main() -> None:
     try:
         app()
     except (ValueError, OSError, RuntimeError) as error:
-        # escaped: a path or a shape in brackets is no markup
+        # escaped: a path or a shape in brackets is not markup
         Console(stderr=True, soft_wrap=True).print(
             f"[bold red]error:[/] {escape(printable(str(error)))}", highlight=False
         )

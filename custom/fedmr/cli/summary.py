@@ -49,7 +49,7 @@ def show_plan(plan: "Plan", site: str, console: Console) -> None:
 
 
 def printable(text: str) -> str:
-    """Return text that every terminal takes: bytes of a file name that are no UTF-8 appear as "\\xfc"."""
+    """Return text that every terminal takes: bytes of a file name that are not UTF-8 appear as "\\xfc"."""
     return os.fsencode(text).decode("utf-8", "backslashreplace")
 
 

@@ -1,4 +1,4 @@
-"""Several sites' data as one site, for the baseline that no consortium could have: all scans in one place."""
+"""Several sites' data as one site, for the baseline that no federation could have: all scans in one place."""
 
 import json
 import os

@@ -18,7 +18,7 @@ SETTINGS = Path("app/config/fedmr_settings.json")  # FLARE leaves both with the 
 MEANT = Path("app/config/fedmr_sites.json")
 WEIGHTS = "fedmr_start.pt"
 _META = Path("meta.conf")
-# settings beside the task's: the argument of a component that each changes
+# settings in addition to the task's: the argument of a component that each changes
 _ARGUMENTS = {"num_rounds": "num_rounds", "train_timeout": "train_timeout", "min_clients_per_round": "min_sites"}
 _ENCRYPTS = ("Encryptor", "Decryptor")
 

@@ -100,7 +100,7 @@ def stop(kits: Kits, *, say: Callable[[str], None] = print) -> None:
     for name in running:
         (kits.folder / name / "shutdown.fl").touch()  # the kit's script must not start it again
     with contextlib.suppress(ConsortiumError):  # a server that is gone cannot be asked
-        Admin(kits).call("system", "shutdown", "all", "--force", timeout=30)
+        Admin(kits).shut_down()
     end = time.monotonic() + _PATIENCE
     while time.monotonic() < end and any(processes(kits.folder / name) for name in running):
         time.sleep(0.5)

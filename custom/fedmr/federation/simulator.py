@@ -92,7 +92,7 @@ def run_flare(
     Args:
         arguments: of `nvflare`.
         workspace: the folder that its processes name in their commands.
-        environment: variables beside this process's.
+        environment: variables in addition to this process's.
         log: file for what it prints; the terminal by default.
         seconds: after which it is ended.
 

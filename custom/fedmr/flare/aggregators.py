@@ -18,7 +18,7 @@ from fedmr.flare.rejections import note_left_out
 class WeightedAggregator(InTimeAccumulateWeightedAggregator):
     """FLARE's weighted aggregation, over the updates that `fedmr.aggregation.rounds` lets count, in float64.
 
-    It looks at the updates of a round beside each other before it adds them: so it holds them all, and adds them in
+    It compares the updates of a round before it adds them: so it holds them all, and adds them in
     the order of the sites' names. Without a site that is far off the others the result is FedAvg's.
 
     FLARE adds the sites' float32 updates in the order in which they arrive, so that two runs of one job differ in
@@ -87,7 +87,7 @@ class RunningAggregator(InTimeAccumulateWeightedAggregator):
     """FLARE's weighted in-time aggregation in float64, which holds one model whatever the number of sites.
 
     For federations whose updates of a round do not fit into the server's memory. It cannot look at a round's updates
-    beside each other: what `WeightedAggregator` leaves out, shortens or caps counts in full here. That leaves what
+    together: what `WeightedAggregator` leaves out, shortens or caps counts in full here. That leaves what
     the guard sees in an update when it comes, and the undoing of bad models.
     """
 

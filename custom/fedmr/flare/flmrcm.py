@@ -112,7 +112,7 @@ class CrossSiteScatterAndGather(UndoingScatterAndGather):
 
 
 class CrossSiteExecutor(LearnerExecutor):
-    """FLARE's executor, with the task of a target site beside its own."""
+    """FLARE's executor, with the task of a target site in addition to its own."""
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         """The learner's reply."""

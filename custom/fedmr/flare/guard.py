@@ -35,7 +35,7 @@ from fedmr.flare.versions import VERSIONS, differences, fault_of_versions, own_v
 from fedmr.runs.records import ONLY_EVALUATES
 from fedmr.utils.text import larger_than, one_line
 
-_MOST_BESIDE = 4_000_000  # bytes beside the values: meta, metrics, headers; honest ones take thousands
+_MOST_BESIDE = 4_000_000  # bytes other than the values: meta, metrics, headers; honest ones take thousands
 
 
 class ServerGuard(Filter):

@@ -23,7 +23,7 @@ from nvflare.fuel.sec.security_content_service import SecurityContentService
 
 from fedmr.flare.messages import unpack
 from fedmr.flare.sites import local_folder
-from fedmr.privacy import packing as packed_he
+from fedmr.privacy import packing
 from fedmr.privacy.bfv import Key
 from fedmr.privacy.key_lock import FAILURES_FILE, KeyLock
 from fedmr.privacy.mechanism import public_metrics
@@ -120,7 +120,7 @@ class PackedEncryptor(_KeyHolder):
             raise ContentBlockedException(f"{type(self).__name__} lets nothing leave but an update of all weights")
         weights = {name: np.add(value, dxo.data[name], dtype=np.float64) for name, value in self._received.items()}
         steps = dxo.get_meta_prop(MetaKey.NUM_STEPS_CURRENT_ROUND)
-        model, clipped = packed_he.encrypt(weights, steps, self.key, self.packing)
+        model, clipped = packing.encrypt(weights, steps, self.key, self.packing)
         site, size = fl_ctx.get_identity_name(), sum(map(len, model.ciphertexts))
         say = self.log_warning if clipped else self.log_info
         say(fl_ctx, f"{site} | encrypted into {size} bytes, {clipped} weights clipped to {self.packing.clip:g}")
@@ -178,7 +178,7 @@ class PackedDecryptor(_KeyHolder):
         layout = {name: list(shape) for name, shape in model.layout.items()}
         if self._layout and list(layout.items()) != list(self._layout.items()):
             raise ValueError("its variables are not those of the first model")
-        weights = packed_he.decrypt(model, self.key)
+        weights = packing.decrypt(model, self.key)
         self._layout = layout
         return dict(weights)
 

@@ -61,7 +61,7 @@ class SiteLearner(Learner):
     site without validation or test volumes trains all the same and reports figures of 0 volumes; one without training
     volumes only evaluates.
 
-    An algorithm's personal network is evaluated beside the received one and saved on the site as a model file. Where
+    An algorithm's personal network is evaluated with the received one and saved on the site as a model file. Where
     some of the network is private it is the only one: that part is taken from the server once, and never returned.
 
     Args:
@@ -210,7 +210,7 @@ class SiteLearner(Learner):
         return DXO(DataKind.WEIGHTS, data={k: v.cpu().numpy() for k, v in shared.items()}).to_shareable()
 
     def _evaluate(self, trainer: Trainer, split: str, abort_signal: Signal) -> dict[str, Any]:
-        """`training.evaluate` of the network, and of a personal one beside it from its first training on."""
+        """`training.evaluate` of the network, and of a personal one from its first training on."""
 
         def stop() -> bool:
             return bool(abort_signal.triggered)
@@ -328,7 +328,7 @@ def _names_in(folder: Path | None) -> list[str]:
 
 
 def _threads_per_site(root: Path) -> int:
-    """Cores divided by the FLARE sites whose folders lie beside this one (simulator, POC), at least 1.
+    """Cores divided by the FLARE sites whose folders lie next to this one (simulator, POC), at least 1.
 
     A count of folders, not of processes, so that every run of a job computes with the same number of threads.
     """

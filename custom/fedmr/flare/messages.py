@@ -25,7 +25,7 @@ Arrays = Mapping[str, Any]
 
 
 def unpack(task: Shareable) -> tuple[Arrays, Arrays]:
-    """The server's weights, and what it sends beside them: SCAFFOLD's controls, a target's latents, or nothing."""
+    """The server's weights, and what it sends with them: SCAFFOLD's controls, a target's latents, or nothing."""
     dxo = from_shareable(task)
     if dxo.data_kind != DataKind.COLLECTION:
         return dxo.data, {}
@@ -35,7 +35,7 @@ def unpack(task: Shareable) -> tuple[Arrays, Arrays]:
 
 
 def with_latents(task: Shareable, latents: Latents) -> Shareable:
-    """A train task of weights alone, and the same with a target's latents beside them."""
+    """A train task of weights alone, and the same with a target's latents."""
     parts = {AppConstants.MODEL_WEIGHTS: from_shareable(task), LATENTS: latents_message(latents)}
     return DXO(DataKind.COLLECTION, data=parts).update_shareable(make_copy(task))
 

@@ -28,7 +28,7 @@ class Policy:
         min_volumes: metrics that are means over fewer volumes do not leave.
         required_filters: classes of filters that every job must apply to what leaves by training.
         encryption: no job may send what it has trained unencrypted.
-        classes: what jobs without code may name beside FedMR's own components.
+        classes: what jobs without code may name in addition to FedMR's own components.
     """
 
     delta: float | None = None

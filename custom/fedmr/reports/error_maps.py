@@ -1,4 +1,4 @@
-"""The picture of a reconstruction: whole slices beside maps of their errors, for aliasing is not in one place."""
+"""The picture of a reconstruction: whole slices next to maps of their errors, for aliasing is not in one place."""
 
 from collections.abc import Mapping
 from pathlib import Path

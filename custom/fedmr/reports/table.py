@@ -39,7 +39,7 @@ def figures_table(figures: Figures, title: str, labels: Mapping[str, str] = METH
 
 
 def personal_table(figures: Figures) -> Table | None:
-    """Every site's personal model beside the global one on the site's own test volumes; None if there is none."""
+    """Every site's personal model and the global one on the site's own test volumes; None if there is none."""
     if PERSONAL not in figures["mean"]:
         return None
     view = Table(title="personal models, each on its own site", caption="PSNR (dB) / SSIM; the models stay there")

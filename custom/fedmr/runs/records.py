@@ -22,7 +22,7 @@ from fedmr.runs.figures import METHODS, PERSONAL, Figures, weighted_mean
 from fedmr.utils.text import one_line
 
 REJECTIONS = "guard.jsonl"  # in the server's run folder; `fedmr.flare.guard` writes it
-ONLY_EVALUATES = "it has no training volumes: it only evaluates"  # the reason there of a site that is no fault
+ONLY_EVALUATES = "it has no training volumes: it only evaluates"  # the reason there of a site, which is not a fault
 NO_VOLUMES = {"n_volumes": 0}  # in the place of figures, of a site that has no volumes of a split
 OF_SERVER = "SRV_"  # FLARE's mark on the models that are the server's
 FINAL_MODEL = f"{OF_SERVER}FL_global_model.pt"

@@ -60,7 +60,7 @@ class Run:
 
     @cached_property
     def meta(self) -> dict[str, Any]:
-        """FLARE's description of the job, as it is: beside the run, or in a downloaded job one level up."""
+        """FLARE's description of the job, as it is: in the run, or in a downloaded job one level up."""
         found: dict[str, Any] = {}
         for path in (self.folder / "meta.json", self.folder.parent / "meta.json"):
             content = self._json(path)

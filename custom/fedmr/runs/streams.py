@@ -93,7 +93,7 @@ def _decoded(content: bytes) -> Picture:
         return np.asarray(image.convert("L"))
     except RecordError:
         raise
-    except Exception as error:  # Pillow documents no closed set of errors for what is no PNG
+    except Exception as error:  # Pillow documents no closed set of errors for a file that is not PNG
         raise RecordError(f"it is no PNG that can be read ({type(error).__name__})") from None
 
 

@@ -13,7 +13,7 @@ from fedmr.utils.files import write_atomically
 
 Row = dict[str, str]
 
-# method: zero_filled, interpolated, or whose network it is: global, personal (beside a global one), local (alone),
+# method: zero_filled, interpolated, or whose network it is: global, personal (next to a global one), local (alone),
 # elsewhere (local, on the volume of another site that trained alone);
 # model_of: sites it was trained on; seen: whether the volume's site is one of them
 _WHAT = ("method", "model_of", "site", "seen", "volume", *METRICS)

@@ -8,7 +8,7 @@ clipping with noise, if the task asks for them.
 
 The noise gives the site the (epsilon, delta) that `privacy.mechanism` gives an update: all latents of a round are one
 release, of norm at most C sqrt(V) for V latents of norm C, and any other data of the site would move it by at most
-twice that. So noise that protects the whole site is large beside one latent.
+twice that. So noise that protects the whole site is large compared with one latent.
 """
 
 import itertools

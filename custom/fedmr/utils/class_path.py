@@ -5,7 +5,7 @@ here, of classes that compute and do nothing else, or the site's own. What a lis
 
 - In FLARE, `classes` of the site's `local/fedmr_policy.json`, and what lies in the job's own `custom` folder, which
   FLARE deploys only where the site admits custom code from the job's submitter.
-- Elsewhere, the variable FEDMR_CLASSES, and files beside the job or study that the user names.
+- Elsewhere, the variable FEDMR_CLASSES, and files next to the job or study that the user names.
 
 No expression is evaluated: a value that begins with "$", by which MONAI's own reader would run code, is refused.
 """
@@ -46,7 +46,7 @@ _folders: list[Path] = []
 
 
 def allow_folder(folder: Path) -> None:
-    """Allow the classes of the Python files in a folder that the user has named, e.g. beside a job or a study."""
+    """Allow the classes of the Python files in a folder that the user has named, e.g. next to a job or a study."""
     folder = folder.resolve()
     if folder not in _folders and any(folder.glob("*.py")):
         _folders.append(folder)

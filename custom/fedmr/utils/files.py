@@ -25,13 +25,13 @@ def replace_folder(folder: Path) -> Iterator[Path]:
     """Fill a folder under a passing name and rename it, in place of a folder that may be there.
 
     Whatever fails, the folder is the old one or the new one, whole. An old folder that can be put back neither is
-    left beside it, and the error says where.
+    left next to it, and the error says where.
 
     Args:
         folder: the folder to make or replace.
 
     Yields:
-        a new, empty folder beside it, to be filled.
+        a new, empty folder next to it, to be filled.
 
     Raises:
         OSError: the folder cannot be renamed.

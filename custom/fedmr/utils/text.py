@@ -4,10 +4,10 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 
-# paths, and names with an ending that is no number's
+# paths, and names with an ending other than a number's
 _FILE = re.compile(r"[^\s'\"(),;]*[/\\][^\s'\"(),;]*|[^\s'\"(),;/\\]+\.[A-Za-z][A-Za-z0-9]{1,5}\b")
 LONGEST = 500  # characters that one message of a stranger may take
-# line and paragraph separators and invisible marks that turn the direction of writing, beside control characters
+# line and paragraph separators and invisible marks that turn the direction of writing, and control characters
 _UNSAFE = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
 

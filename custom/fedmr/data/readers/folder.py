@@ -32,7 +32,7 @@ _NIFTI_LAYOUTS: dict[str, Callable[[Sequence[Path], Path], Found]] = {
     "nifti": nifti.find_plain,
 }
 _NAMING_DOES_NOT_FIT = ("not named as IXI", "not named as BraTS", "no sub- entity", "not in imagesTr or imagesTs")
-# files that hold the voxels of a header beside them, by suffix, with the suffixes of the header
+# files that hold the voxels of a header in another file, by suffix, with the suffixes of the header
 _VOXELS = {".img": (".hdr", ".HDR"), **dict.fromkeys((".raw", ".zraw"), (".mhd", ".nhdr"))}
 _VOXELS_OF = "voxels of a header beside them"
 _HDF5 = (".h5", ".hdf5")

@@ -31,7 +31,7 @@ def check_own(handle: h5py.File, path: Path) -> None:
 
 
 def check_companions(handle: h5py.File, path: Path) -> None:
-    """Refuse entries beside the k-space that are of another kind or far larger than goes with it, before reading them.
+    """Refuse entries, apart from the k-space, of another kind or far larger than goes with it, before reading them.
 
     Raises:
         DataError: naming the entry.

@@ -178,7 +178,7 @@ def read(scan: Scan) -> Image:
 
 
 def _acquired(path: Path) -> tuple[float, float, float]:
-    """Return the share of the voxels along each axis that were acquired, by the JSON file that BIDS puts beside a scan.
+    """Return the share of the voxels along each axis that were acquired, by the JSON file that BIDS puts by a scan.
 
     dcm2niix and BIDS state the phase-encoding axis and its lines before and after interpolation.
     """

@@ -163,7 +163,7 @@ def voxel_sizes(site: Site) -> Check:
 
 
 def resolution(site: Site) -> Check:
-    """No scan is on a grid finer than the acquired, where it is no truth for super-resolution."""
+    """No scan is on a grid finer than the acquired, where it is not the truth for super-resolution."""
     warns = [f"{s.image}: {s.finer}" for s in site.scans if s.finer]
     remedy = "run `fedmr prepare` without --keep-grid, which crops their k-space to what was acquired"
     return judge("resolution", "every scan is on the grid that was acquired", remedy, warns=warns)

@@ -12,7 +12,7 @@ _SECRETS = ("*.key", "client_context.tenseal")  # in the kit's `startup`
 
 
 def kit_checks(workspace: Path, job: Path | None, folders: list[Path]) -> list[Check]:
-    """Rows on a kit; none if the workspace is no kit.
+    """Rows on a kit; none if the workspace is not a kit.
 
     Args:
         workspace: folder of the FLARE site.

@@ -61,6 +61,6 @@ def volumes(site: Site) -> Check:
 
 
 def _identifying(text: str) -> bool:
-    """Whether a text holds a DICOM name (Doe^Jane) or six digits together that are no part of a hash."""
+    """Whether a text holds a DICOM name (Doe^Jane) or six digits together that are not part of a hash."""
     words = re.split(r"[\W_]+", text)
     return "^" in text or any(re.search(r"\d{6}", word) and not _HASH.fullmatch(word) for word in words)

@@ -206,7 +206,7 @@ def _difference(stated: Any, spacing: tuple[float, float, float]) -> str:
 
 
 def _check_kspace(path: Path) -> None:
-    """Refuse what is no raw measurement (S, C, ky, kx); reads slice by slice."""
+    """Refuse all but a raw measurement (S, C, ky, kx); reads slice by slice."""
     try:
         kspace = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
