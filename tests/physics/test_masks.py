@@ -79,10 +79,12 @@ def test_a_name_gives_the_same_seed_on_every_machine():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"kind": "radial"}, "kind is 'radial'; known are random, equispaced"),
+        ({"kind": "radial"}, "kind is 'radial'; it must be random or equispaced"),
         ({"acceleration": 1}, "acceleration is 1"),
         ({"acceleration": 8, "center_fraction": 0.2}, r"0\.2 times acceleration 8"),
-        ({"centre": 0.08}, "is no mask"),
+        ({"acceleration": True}, "acceleration is True; it must be a number above 1"),
+        ({"center_fraction": float("nan")}, "center_fraction is nan; it must be a number above 0"),
+        ({"centre": 0.08}, "centre is unknown; known are kind, acceleration, center_fraction"),
     ],
 )
 def test_a_bad_mask_is_named(values, message):

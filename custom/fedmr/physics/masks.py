@@ -7,16 +7,21 @@ them costs a site's process seconds and 70 MB, so the few lines that choose colu
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal, Self, get_args
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 
-KINDS = ("random", "equispaced")
+from fedmr.utils.validation import Positive, settings
+
+Kind = Literal["random", "equispaced"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+_Kind = Annotated[Kind, Field(description=" or ".join(KINDS))]
+_Acceleration = Annotated[int | float, Field(gt=1, description="a number above 1")]
 
 
-@dataclass(frozen=True)
+@settings("mask:", kw_only=False)
 class Mask:
     """A rule by which columns are drawn.
 
@@ -30,20 +35,18 @@ class Mask:
         ValueError: naming the value.
     """
 
-    kind: str = "random"
-    acceleration: float = 4
-    center_fraction: float = 0.08
+    kind: _Kind = "random"
+    acceleration: _Acceleration = 4
+    center_fraction: Positive = 0.08
 
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"mask: kind is {self.kind!r}; known are {', '.join(KINDS)}")
-        if not self.acceleration > 1:
-            raise ValueError(f"mask: acceleration is {self.acceleration}; it must be above 1")
-        if not 0 < self.center_fraction * self.acceleration < 1:
+    @model_validator(mode="after")
+    def _leaves_columns_to_draw(self) -> Self:
+        if not self.center_fraction * self.acceleration < 1:
             raise ValueError(
-                f"mask: center_fraction {self.center_fraction} times acceleration {self.acceleration} must be between "
-                "0 and 1, else there is nothing left to draw"
+                f"mask: center_fraction {self.center_fraction} times acceleration {self.acceleration} must be below 1, "
+                "else there is nothing left to draw"
             )
+        return self
 
     def center(self, width: int) -> slice:
         """Return the columns in the middle that are always measured, at least one."""

@@ -2,22 +2,29 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import Field
 
 from fedmr.utils.class_path import POLICY_FILE
-from fedmr.utils.validation import refuse_unknown, require
+from fedmr.utils.validation import Count, Flag, Positive, settings
 
-UNITS = ("site", "patient", "slice")
-_WHOLE = {"min_patients": 0, "min_volumes": 0}
+Unit = Literal["site", "patient", "slice"]
+UNITS: tuple[Unit, ...] = get_args(Unit)
+_Delta = Annotated[
+    Annotated[int | float, Field(gt=0, le=0.1)] | None, Field(description="a number above 0 and at most 0.1, or null")
+]
+_Ceilings = Annotated[Mapping[Unit, Positive], Field(description=f"numbers above 0 by unit: {', '.join(UNITS)}")]
+_Classes = Annotated[tuple[str, ...], Field(description="a list of class paths")]
 
 
 class PolicyError(ValueError):
     """The site's policy cannot be read, or a job asks for more than it allows; nothing is sent."""
 
 
-@dataclass(frozen=True)
+@settings("policy:")
 class Policy:
     """Limits of the site's owner.
 
@@ -31,32 +38,18 @@ class Policy:
         classes: what jobs without code may name in addition to FedMR's own components.
     """
 
-    delta: float | None = None
-    max_epsilon: Mapping[str, float] = field(default_factory=dict)
-    min_patients: int = 1
-    min_volumes: int = 1
-    required_filters: tuple[str, ...] = ()
-    encryption: bool = False
-    classes: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.delta is not None:
-            require("delta", self.delta, 0, 0.1)
-        refuse_unknown("max_epsilon", self.max_epsilon, UNITS)
-        for unit, most in self.max_epsilon.items():
-            require(f"max_epsilon of a {unit}", most, 0)
-        for name, low in _WHOLE.items():
-            if require(name, getattr(self, name), low) % 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be a whole number")
-        if not isinstance(self.encryption, bool):
-            raise ValueError(f"encryption is {self.encryption!r}; it must be true or false")
-        for name in ("required_filters", "classes"):
-            if not all(isinstance(entry, str) for entry in getattr(self, name)):
-                raise ValueError(f"{name} must be a list of class paths")
+    delta: _Delta = None
+    max_epsilon: _Ceilings = field(default_factory=dict)
+    min_patients: Count = 1
+    min_volumes: Count = 1
+    required_filters: _Classes = ()
+    encryption: Flag = False
+    classes: _Classes = ()
 
     def tighten(self, unit: str, delta: float, max_epsilon: float) -> tuple[float, float]:
         """Delta and largest epsilon that hold for a job's release: the stricter of the job's and the site's."""
-        return min(delta, self.delta or delta), min(max_epsilon, self.max_epsilon.get(unit, max_epsilon))
+        ceiling = next((most for name, most in self.max_epsilon.items() if name == unit), max_epsilon)
+        return min(delta, self.delta or delta), min(max_epsilon, ceiling)
 
 
 # What `fedmr poc site` writes: numbers of common practice, for the owner to change.
@@ -81,7 +74,6 @@ def read_policy(local: Path) -> Policy:
     except (OSError, ValueError) as error:
         raise PolicyError(f"{name} cannot be read ({type(error).__name__}); mend it. Nothing is sent") from None
     try:
-        refuse_unknown("policy", content, [entry.name for entry in fields(Policy)])
         lists = {key: tuple(content[key]) for key in ("required_filters", "classes") if key in content}
         return Policy(**(content | lists))
     except (ValueError, TypeError, AttributeError) as error:

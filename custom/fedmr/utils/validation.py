@@ -1,7 +1,7 @@
 """Checks of settings; errors name the field, the value and the remedy."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import field
 from functools import wraps
 from typing import Annotated, Any, TypeVar, dataclass_transform
@@ -93,16 +93,6 @@ def require(name: str, value: object, low: float, high: float = math.inf) -> flo
     if not number or not low < float(value) <= high or math.isinf(float(value)):  # type: ignore[arg-type]
         raise ValueError(f"{name} is {value!r}; it must be a number above {low:g}" + _at_most(high))
     return float(value)  # type: ignore[arg-type]
-
-
-def refuse_unknown(what: str, values: Mapping[str, Any], known: Sequence[str]) -> None:
-    """Refuse a config with other entries than the known ones.
-
-    Raises:
-        ValueError: naming them.
-    """
-    if unknown := sorted(set(values) - set(known)):
-        raise ValueError(f"{what}: {', '.join(unknown)} is unknown; known are {', '.join(known)}")
 
 
 def _at_most(high: float) -> str:
