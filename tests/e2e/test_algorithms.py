@@ -88,11 +88,6 @@ def test_the_numbers_of_an_algorithm_are_the_golden_ones(name, in_process):
     assert numbers(run.home) == approximately(json.loads(GOLDEN.read_text())[name])
 
 
-def test_one_process_gives_the_numbers_of_the_simulator_for_fedavg(federation, in_process):
-    assert Run(in_process("mscan_fedavg").home).rounds[-1]["sites"] == Run(federation).rounds[-1]["sites"]
-    assert Run(in_process("mscan_fedavg").home).figures() == Run(federation).figures()
-
-
 @pytest.mark.parametrize(
     ("name", "overlay"),
     [
@@ -136,22 +131,15 @@ def test_the_personal_model_is_streamed_and_saved_on_its_site(simulated):
     assert not list((run / "server").rglob(PERSONAL_FILE))
 
 
-def per_site(run, sites):
-    """Bytes from and to a site in the last round by the server's log: arrays and pictures."""
-    phase = Run(run).log.rounds[ROUNDS - 1]
-    return phase.up / len(sites), phase.down / len(sites)
-
-
-def test_scaffold_doubles_what_crosses_the_wire_and_sites_alone_send_next_to_nothing(federation, simulated):
-    """Compared with FedAvg, whose federation has the same pictures."""
-    up, down = per_site(federation, SITES)
-    scaffold_up, scaffold_down = per_site(simulated("mscan_scaffold", CROSS_SITE), PAIR)
-    local_up, local_down = per_site(simulated("mscan_local", ""), PAIR)
-    weights = 13_000
-    assert scaffold_up - up > weights
-    assert scaffold_down == pytest.approx(2 * down, rel=0.05)
-    assert local_up < up - weights
-    assert local_down == pytest.approx(down, rel=0.05)
+def test_scaffold_doubles_what_crosses_the_wire_and_sites_alone_send_next_to_nothing(simulated):
+    """Of the server's log in the last round: arrays, and pictures, of which FedAvg's federation has the same."""
+    runs = simulated("mscan_fedavg"), simulated("mscan_scaffold", CROSS_SITE), simulated("mscan_local", "")
+    plain, scaffold, local = (Run(run).log.rounds[ROUNDS - 1] for run in runs)
+    weights = len(PAIR) * 13_000
+    assert scaffold.up - plain.up > weights
+    assert scaffold.down == pytest.approx(2 * plain.down, rel=0.05)
+    assert local.up < plain.up - weights
+    assert local.down == pytest.approx(plain.down, rel=0.05)
 
 
 def test_the_pooled_baseline_refuses_more_than_one_site(hospitals, tmp_path):
