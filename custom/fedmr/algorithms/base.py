@@ -14,7 +14,7 @@ from fedmr.utils.validation import settings
 Weights = Mapping[str, Tensor]
 
 
-class Progress(Protocol):
+class EpochTime(Protocol):
     """Seconds that an epoch took and whether it was stopped, as of `training.trainer.TrainingStats`."""
 
     @property
@@ -31,7 +31,7 @@ class Training(Protocol):
     task: Any
 
     def twin(self, hooks: Sequence["Algorithm"]) -> "Training": ...
-    def run_epoch(self, should_stop: Callable[[], bool] = ...) -> Progress: ...
+    def run_epoch(self, should_stop: Callable[[], bool] = ...) -> EpochTime: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
@@ -87,7 +87,7 @@ class Algorithm:
     def gradients_ready(self, net: nn.Module) -> None:
         """Change the gradients after clipping, before the optimiser steps."""
 
-    def epoch_finished(self, should_stop: Callable[[], bool]) -> Progress | None:
+    def epoch_finished(self, should_stop: Callable[[], bool]) -> EpochTime | None:
         """End an epoch; return the progress of whatever else was trained."""
         return None
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from fedmr.algorithms.base import Algorithm, AlgorithmSettings, Progress, Training
+from fedmr.algorithms.base import Algorithm, AlgorithmSettings, EpochTime, Training
 from fedmr.algorithms.fedprox import FedProx
 from fedmr.utils.validation import NotNegative, settings
 
@@ -47,7 +47,7 @@ class Ditto(Algorithm):
             self._alone.net.load_state_dict(net.state_dict())
         self._pull.round_started(net)
 
-    def epoch_finished(self, should_stop: Callable[[], bool]) -> Progress:
+    def epoch_finished(self, should_stop: Callable[[], bool]) -> EpochTime:
         """Train v for an epoch."""
         return self._alone.run_epoch(should_stop)
 

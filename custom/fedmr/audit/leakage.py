@@ -68,7 +68,7 @@ class Audit:
     membership: dict[str, float]
 
 
-class Site:
+class Victim:
     """A site under attack: what it sends, given the server's weights.
 
     Args:
@@ -168,7 +168,7 @@ def audit(
     if task.optimizer != "adam" or not task.loss.get("l1") or not isinstance(empty, MSCAN):
         raise ValueError("the audit's attacks are made for MSCAN, Adam and an L1 loss; give a job such as mscan_fedavg")
     volumes = task.load(folder)
-    site = Site(task, volumes, seed)
+    site = Victim(task, volumes, seed)
     if net is None:
         progress("training", 0, 1)
         net = site.epoch(empty.state_dict())[2]
@@ -179,7 +179,7 @@ def audit(
     return Audit(rows, membership(net, volumes, task))
 
 
-def _knowing_nothing(site: Site) -> Row:
+def _knowing_nothing(site: Victim) -> Row:
     """Return the patch of another patient that is most like the private one."""
     private = site.patches(1)[0]
     return best_match(
@@ -191,7 +191,7 @@ def _knowing_nothing(site: Site) -> Row:
     )
 
 
-def _curious(site: Site, net: nn.Module, iterations: int, progress: Progress) -> Iterator[Row]:
+def _curious(site: Victim, net: nn.Module, iterations: int, progress: Progress) -> Iterator[Row]:
     low, high = site.patches(1)
     update = site.step(net.state_dict(), (low, high), "sgd")
     guess = inversion.match_gradients(
@@ -200,7 +200,7 @@ def _curious(site: Site, net: nn.Module, iterations: int, progress: Progress) ->
     yield best_match("curious server", "1 patch, 1 step of SGD", "none", low, [guess])
 
 
-def _hostile(site: Site, empty: MSCAN, protections: Mapping[str, Protection], progress: Progress) -> Iterator[Row]:
+def _hostile(site: Victim, empty: MSCAN, protections: Mapping[str, Protection], progress: Progress) -> Iterator[Row]:
     crafted = {name: crafted_weights(empty, slope) for name, slope in _SLOPE.items()}
     empty.load_state_dict(crafted["sgd"])
     brightness = site.patches(_UNRELATED, site.others)[0].mean()

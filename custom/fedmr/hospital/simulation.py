@@ -39,7 +39,7 @@ _sample = partial(ndimage.map_coordinates, output=np.float32, order=1, mode="con
 
 
 @dataclass(frozen=True)
-class Site:
+class ScanProtocol:
     """Protocol of one hospital. `field` (T) is one of TISSUES' two; `ti` is 0 for a spin echo."""
 
     name: str
@@ -79,7 +79,7 @@ def inversion_recovery(*, pd: float, t1: float, t2: float, tr: float, te: float,
     return pd * (1 - 2 * math.exp(-ti / t1) + math.exp(-tr / t1)) * math.exp(-te / t2)
 
 
-def signals(site: Site) -> dict[str, float]:
+def signals(site: ScanProtocol) -> dict[str, float]:
     """Signal of every tissue of TISSUES under the site's protocol; negative before its null point."""
     out = {}
     for name, by_field in TISSUES.items():
@@ -89,14 +89,14 @@ def signals(site: Site) -> dict[str, float]:
 
 
 _SITES = (
-    Site("site-1", "T1w", 1.5, 500.0, 14.0, 0.0, (200, 232), 1.0, 5.0, 24, 0.005, 1000.0),
-    Site("site-2", "T2w", 3.0, 4500.0, 100.0, 0.0, (216, 240), 0.95, 4.0, 30, 0.004, 1400.0),
-    Site("site-3", "PDw", 1.5, 6500.0, 18.0, 0.0, (189, 225), 1.05, 5.5, 22, 0.007, 900.0),  # odd on purpose
-    Site("site-4", "FLAIR", 3.0, 9000.0, 120.0, 2230.0, (180, 208), 1.15, 6.0, 20, 0.009, 1200.0),
+    ScanProtocol("site-1", "T1w", 1.5, 500.0, 14.0, 0.0, (200, 232), 1.0, 5.0, 24, 0.005, 1000.0),
+    ScanProtocol("site-2", "T2w", 3.0, 4500.0, 100.0, 0.0, (216, 240), 0.95, 4.0, 30, 0.004, 1400.0),
+    ScanProtocol("site-3", "PDw", 1.5, 6500.0, 18.0, 0.0, (189, 225), 1.05, 5.5, 22, 0.007, 900.0),  # odd on purpose
+    ScanProtocol("site-4", "FLAIR", 3.0, 9000.0, 120.0, 2230.0, (180, 208), 1.15, 6.0, 20, 0.009, 1200.0),
 )
 
 
-def protocol(k: int) -> Site:
+def protocol(k: int) -> ScanProtocol:
     """Protocol of site k = 1, 2, ...: T1w, T2w, PDw, FLAIR in turn; from the fifth on resolution, field,
     times and noise vary, decided by k alone. Raises ValueError for k < 1."""
     if k < 1:
@@ -234,7 +234,7 @@ def _acquire(fine: Array, matrix: tuple[int, int]) -> npt.NDArray[np.complex64]:
     return np.asarray(image / np.float32(4), np.complex64)
 
 
-def simulate_patient(anatomy: Anatomy, site: Site, *, rng: np.random.Generator) -> tuple[Array, Affine]:
+def simulate_patient(anatomy: Anatomy, site: ScanProtocol, *, rng: np.random.Generator) -> tuple[Array, Affine]:
     """Scan one random patient, which `rng` alone decides.
 
     Returns:

@@ -24,7 +24,7 @@ _EVERY = 4  # slices whose k-space is compared
 
 @dataclass(frozen=True)
 class Examination:
-    """Result of comparing a scan with its super-resolved image.
+    """Result of looking at a scan beside its super-resolved image.
 
     Attributes:
         warnings: why the model may do less for this scan than its card says; empty if nothing speaks against it.
@@ -84,7 +84,7 @@ def say(examinations: Sequence[Examination]) -> list[str]:
 
 
 def write_record(target: Path, resolver: SuperResolver, examinations: Sequence[Examination]) -> Path:
-    """Write what was found next to a result, file or folder, as NAME.fedmr.json; it names no patient and no path.
+    """Write what was found beside a result, file or folder, as NAME.fedmr.json; it names no patient and no path.
 
     Raises:
         OSError: it cannot be written.

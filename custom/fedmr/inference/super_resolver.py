@@ -34,7 +34,7 @@ class Options:
         plane: plane of the slices, a name in `PLANES`; "" for the acquisition plane.
         data_consistency: put the scan's own k-space back into the result.
         tile: side of tiles in LR pixels, 0 for whole slices where memory allows.
-        exact: 32-bit arithmetic throughout; else faster, see `tiling.SliceNetwork`.
+        exact: 32-bit arithmetic throughout; else faster, see `tiles.SliceNetwork`.
         device: "cpu", "cuda", or "" for the GPU where there is one.
         deidentify: leave the person, dates, places and free text out of the result's header.
     """
@@ -103,7 +103,7 @@ class SuperResolver:
 
         Raises:
             DataError: the result is too large for the memory.
-            TileError: see `tiling.SliceNetwork`.
+            TileError: see `tiles.SliceNetwork`.
         """
         task, turned = self.task, canonical(image)
         axis = self.axis(turned, plane)
