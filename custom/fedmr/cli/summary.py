@@ -65,6 +65,8 @@ def show_results(outcome: "infer.Outcome", console: Console) -> None:
 
 
 def _remarks(outcome: "Outcome | Plan | infer.Outcome", console: Console) -> None:
+    from fedmr.hospital.plan import Plan
+
     if not isinstance(outcome, Plan):
         _list(console, outcome.notes, "note", "yellow", _SHOWN)
     if outcome.left_out:
