@@ -15,7 +15,7 @@ from fedmr.data.datalist import read_datalist, site_folders
 from fedmr.hospital.preflight import data, machine, privacy
 from fedmr.hospital.preflight.kit import kit_checks
 from fedmr.hospital.preflight.machine import Step
-from fedmr.hospital.preflight.site import Check, Site, Status, read_site
+from fedmr.hospital.preflight.site import Check, SiteFindings, Status, read_site
 from fedmr.tasks.base import Task
 from fedmr.utils.progress import Progress
 
@@ -24,11 +24,11 @@ MACHINE = "this machine"
 _LOOKS: dict[Status, tuple[str, str]] = {"pass": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "bold red")}
 
 # on the datalist alone; on the scans that can be read
-_ENTRY_CHECKS: tuple[Callable[[Site], Check], ...] = (
+_ENTRY_CHECKS: tuple[Callable[[SiteFindings], Check], ...] = (
     *(data.files, data.splits, data.patients),
     *(privacy.pictures, privacy.paths, privacy.pseudonyms, privacy.private_folder, privacy.volumes),
 )
-_SCAN_CHECKS: tuple[Callable[[Site], Check], ...] = (
+_SCAN_CHECKS: tuple[Callable[[SiteFindings], Check], ...] = (
     *(data.duplicates, data.slices, data.patch, data.intensities),
     *(data.contrasts, data.voxel_sizes, data.resolution, data.orientation),
 )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from fedmr.data.splits import SPLITS
-from fedmr.hospital.preflight.site import Check, Scan, Site, judge, some
+from fedmr.hospital.preflight.site import Check, ScanFigures, SiteFindings, judge, some
 
 MIN_SLICES = 5  # usable ones, per scan
 MAX_PEAK = 10.0  # maximum over 99.9th percentile; real scans: 1.2 to 3.8
@@ -20,7 +20,7 @@ MAX_TILT = 35.0  # degrees; from 45 the nearest axis is another one
 _PREPARE = "mend or leave out these files, then run `fedmr prepare` again"
 
 
-def datalist(site: Site) -> Check:
+def datalist(site: SiteFindings) -> Check:
     """The datalist names the folder it lies in, by which the learner finds it."""
     name, entries = site.datalist.get("site", site.folder.name), site.entries
     wrong = [f"{site.folder / 'datalist.json'} is of site {name!r}, its folder is {site.folder.name!r}"]
@@ -28,7 +28,7 @@ def datalist(site: Site) -> Check:
     return judge("datalist", f"{len(entries)} volumes", remedy, warns=wrong if name != site.folder.name else ())
 
 
-def files(site: Site) -> Check:
+def files(site: SiteFindings) -> Check:
     """Every file can be read and used."""
     voxels = sum(np.prod(scan.shape) for scan in site.scans)
     good = f"{len(site.scans)} volumes readable and finite, {voxels / 1e6:.0f} million voxels"
@@ -38,7 +38,7 @@ def files(site: Site) -> Check:
 _PART = {"train": "train", "val": "help to select the best model", "test": "test models"}
 
 
-def splits(site: Site) -> Check:
+def splits(site: SiteFindings) -> Check:
     """Every split has volumes; training has more than one patient."""
     patients, volumes = _patients(site), Counter(entry["split"] for entry in site.entries)
     found = [f"{split} {volumes[split]} ({len(patients[split])})" for split in SPLITS]
@@ -55,7 +55,7 @@ def splits(site: Site) -> Check:
     return judge("splits", f"volumes (patients): {', '.join(found)}", remedy, fails=useless, warns=[*empty, *lonely])
 
 
-def patients(site: Site) -> Check:
+def patients(site: SiteFindings) -> Check:
     """No patient is in two splits."""
     members = _patients(site)
     everyone = set().union(*members.values())
@@ -68,7 +68,7 @@ def patients(site: Site) -> Check:
     return judge("patients", f"{len(everyone)} patients, each in one split", remedy, fails=shared)
 
 
-def duplicates(site: Site) -> Check:
+def duplicates(site: SiteFindings) -> Check:
     """No scan is there twice, however it is stored."""
     same = [group for group in _groups(site, lambda scan: scan.content).values() if len(group) > 1]
     fails, warns = [], []
@@ -82,7 +82,7 @@ def duplicates(site: Site) -> Check:
     return judge("duplicates", "none", "keep one of each and run `fedmr prepare` again", fails=fails, warns=warns)
 
 
-def slices(site: Site) -> Check:
+def slices(site: SiteFindings) -> Check:
     """Every split has slices to learn from, and every scan a few."""
     groups = _groups(site, lambda scan: scan.split)
     usable = {split: sum(s.usable for s in scans) for split, scans in groups.items()}
@@ -94,7 +94,7 @@ def slices(site: Site) -> Check:
     return judge("slices", good, remedy, fails=empty, warns=few)
 
 
-def patch(site: Site) -> Check:
+def patch(site: SiteFindings) -> Check:
     """Every training slice holds a patch, flipped or not."""
     need = site.task.smallest_side
     small = [
@@ -107,7 +107,7 @@ def patch(site: Site) -> Check:
     return judge("patch", good, "leave out these scans, or take a task of smaller patches", fails=small)
 
 
-def intensities(site: Site) -> Check:
+def intensities(site: SiteFindings) -> Check:
     """No spikes, no saturation, no lost slices."""
     problems = [
         *(
@@ -128,7 +128,7 @@ def intensities(site: Site) -> Check:
     return judge("intensities", good, "look at these scans; convert them again or leave them out", warns=problems)
 
 
-def contrasts(site: Site) -> Check:
+def contrasts(site: SiteFindings) -> Check:
     """Scans of one contrast look alike in intensity and size."""
     warns = []
     for contrast, group in _groups(site, lambda scan: scan.contrast).items():
@@ -141,7 +141,7 @@ def contrasts(site: Site) -> Check:
     return judge("contrasts", good, "see that these scans show the same body part and contrast", warns=warns)
 
 
-def voxel_sizes(site: Site) -> Check:
+def voxel_sizes(site: SiteFindings) -> Check:
     """Voxel sizes are those of MR scans, and of one contrast not a factor of the task apart."""
     low, high = VOXEL_SIZES
     warns = [f"{s.image}: {s.stated}" for s in site.scans if s.stated]
@@ -162,14 +162,14 @@ def voxel_sizes(site: Site) -> Check:
     return judge("voxel sizes", ", ".join(found), remedy, warns=warns)
 
 
-def resolution(site: Site) -> Check:
+def resolution(site: SiteFindings) -> Check:
     """No scan is on a grid finer than the acquired, where it is not the truth for super-resolution."""
     warns = [f"{s.image}: {s.finer}" for s in site.scans if s.finer]
     remedy = "run `fedmr prepare` without --keep-grid, which crops their k-space to what was acquired"
     return judge("resolution", "every scan is on the grid that was acquired", remedy, warns=warns)
 
 
-def orientation(site: Site) -> Check:
+def orientation(site: SiteFindings) -> Check:
     """Every scan says how it lies, and lies near the body's axes."""
     warns = [note for s in site.scans for note in s.notes]
     warns += [f"{s.image} is tilted by {s.tilt:.0f} degrees" for s in site.scans if s.tilt > MAX_TILT]
@@ -180,18 +180,20 @@ def orientation(site: Site) -> Check:
     return judge("orientation", good, remedy, warns=warns)
 
 
-def _patients(site: Site) -> dict[str, set[str]]:
+def _patients(site: SiteFindings) -> dict[str, set[str]]:
     return {split: {e["patient"] for e in site.entries if e["split"] == split} for split in SPLITS}
 
 
-def _groups(site: Site, key: Callable[[Scan], str]) -> dict[str, list[Scan]]:
+def _groups(site: SiteFindings, key: Callable[[ScanFigures], str]) -> dict[str, list[ScanFigures]]:
     groups = defaultdict(list)
     for scan in site.scans:
         groups[key(scan)].append(scan)
     return groups
 
 
-def _outliers(group: list[Scan], figure: Callable[[Scan], float], ratio: float) -> Iterator[tuple[Scan, float, float]]:
+def _outliers(
+    group: list[ScanFigures], figure: Callable[[ScanFigures], float], ratio: float
+) -> Iterator[tuple[ScanFigures, float, float]]:
     """Scans whose figure is off the group's median by more than the ratio, with both."""
     usual = float(np.median([figure(scan) for scan in group]))
     for scan in group:
@@ -199,14 +201,14 @@ def _outliers(group: list[Scan], figure: Callable[[Scan], float], ratio: float) 
             yield scan, figure(scan), usual
 
 
-def _field(scan: Scan) -> float:
+def _field(scan: ScanFigures) -> float:
     """Longer side of a slice in mm."""
     return max(n * size for n, size in zip(scan.shape[1:], scan.voxel[1:], strict=True))
 
 
-def _pixel(scan: Scan) -> float:
+def _pixel(scan: ScanFigures) -> float:
     return float(np.sqrt(scan.voxel[1] * scan.voxel[2]))
 
 
-def _in_plane(scan: Scan) -> str:
+def _in_plane(scan: ScanFigures) -> str:
     return f"{scan.voxel[1]:.3g} x {scan.voxel[2]:.3g}"

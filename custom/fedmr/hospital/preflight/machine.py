@@ -15,7 +15,7 @@ import torch
 from rich.filesize import decimal
 
 import fedmr
-from fedmr.hospital.preflight.site import Check, Site, judge
+from fedmr.hospital.preflight.site import Check, SiteFindings, judge
 from fedmr.nets import build
 from fedmr.tasks.base import Task
 
@@ -84,7 +84,7 @@ def disk(task: Task, workspace: Path) -> Check:
     return judge("disk", text, "free some space, or name another --workspace", fails=[text] if free < need else ())
 
 
-def memory(site: Site) -> Check:
+def memory(site: SiteFindings) -> Check:
     """Check that the free memory holds what training needs: all volumes, and those of training again as patches."""
     per_voxel = site.task.bytes_per_voxel
     held = sum(per_voxel * np.prod(s.shape, dtype=float) * (2 if s.split == "train" else 1) for s in site.scans)
@@ -95,7 +95,7 @@ def memory(site: Site) -> Check:
     return judge("memory", text, remedy, fails=[text] if free < need else ())
 
 
-def training_steps(site: Site, try_steps: Callable[[Path, Task], Step]) -> Check:
+def training_steps(site: SiteFindings, try_steps: Callable[[Path, Task], Step]) -> Check:
     """The real learner evaluates and trains on the site's folder."""
     remedy = "the job would end with this error: mend it before the site joins"
     try:

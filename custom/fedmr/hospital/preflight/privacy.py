@@ -5,14 +5,14 @@ import re
 from pathlib import PurePath
 
 from fedmr.data.readers.folder import PRIVATE, VOLUMES
-from fedmr.hospital.preflight.site import Check, Site, judge, some
+from fedmr.hospital.preflight.site import Check, SiteFindings, judge, some
 
 # of `fedmr prepare`, or a running number such as sub-012 or x07
 _PSEUDONYM = re.compile(r"p-[0-9a-f]{6,}|(sub-)?[a-z]{0,3}\d{1,4}")
 _HASH = re.compile(r"[0-9a-f]{12}")
 
 
-def pictures(site: Site) -> Check:
+def pictures(site: SiteFindings) -> Check:
     """Whether pixels may leave the site."""
     shared = site.datalist.get("share_images") is True
     if shared and site.datalist.get("simulated") is True:
@@ -22,7 +22,7 @@ def pictures(site: Site) -> Check:
     return judge("pictures", "none leave the site", remedy, warns=warns)
 
 
-def paths(site: Site) -> Check:
+def paths(site: SiteFindings) -> Check:
     """Every file lies in the site's folder, so that the datalist says nothing of the hospital's file system."""
     names = [entry[key] for entry in site.entries for key in ("image", "kspace") if isinstance(entry.get(key), str)]
     outside = [n for n in names if PurePath(n).is_absolute() or os.path.normpath(n).startswith("..")]
@@ -31,7 +31,7 @@ def paths(site: Site) -> Check:
     return judge("paths", "all within the site's folder", remedy, warns=warns)
 
 
-def pseudonyms(site: Site) -> Check:
+def pseudonyms(site: SiteFindings) -> Check:
     """No text in the datalist looks like a real name, record number or date."""
     people = [e["patient"] for e in site.entries if not _PSEUDONYM.fullmatch(e["patient"])]
     texts = [t for e in site.entries for key, t in e.items() if key != "patient" and isinstance(t, str)]
@@ -42,7 +42,7 @@ def pseudonyms(site: Site) -> Check:
     return judge("pseudonyms", "no text looks like a person's", remedy, warns=warns)
 
 
-def private_folder(site: Site) -> Check:
+def private_folder(site: SiteFindings) -> Check:
     """The key of the pseudonyms is its owner's alone."""
     folder = site.folder / PRIVATE
     if not folder.is_dir():
@@ -52,7 +52,7 @@ def private_folder(site: Site) -> Check:
     return judge("private", "the key of the pseudonyms is its owner's alone", f"chmod 700 {folder}", fails=fails)
 
 
-def volumes(site: Site) -> Check:
+def volumes(site: SiteFindings) -> Check:
     """The cached voxels, which can show a face, are not everybody's to read."""
     folder = site.folder / VOLUMES
     mode = folder.stat().st_mode & 0o777 if folder.is_dir() else 0

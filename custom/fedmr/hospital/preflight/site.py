@@ -38,7 +38,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Scan:
+class ScanFigures:
     """Figures of one scan, as training would read it.
 
     Attributes:
@@ -81,13 +81,13 @@ class Scan:
 
 
 @dataclass(frozen=True)
-class Site:
+class SiteFindings:
     """A site's folder, its datalist, the scans that can be read, and why the others cannot."""
 
     folder: Path
     task: Task
     datalist: dict[str, Any]
-    scans: list[Scan]
+    scans: list[ScanFigures]
     bad: list[str]
 
     @property
@@ -115,9 +115,9 @@ def some(names: Iterable[str], limit: int = 10) -> str:
     return ", ".join(names[:limit]) + more
 
 
-def read_site(folder: Path, task: Task, datalist: dict[str, Any], progress: Progress) -> Site:
+def read_site(folder: Path, task: Task, datalist: dict[str, Any], progress: Progress) -> SiteFindings:
     """Read every volume of a datalist, a few at once; what cannot be used keeps no other from being read."""
-    site = Site(folder, task, datalist, [], [])
+    site = SiteFindings(folder, task, datalist, [], [])
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # small work, at which its threads would wait for one another and for these
     try:
@@ -125,7 +125,7 @@ def read_site(folder: Path, task: Task, datalist: dict[str, Any], progress: Prog
             results = pool.map(partial(_try_scan, site), site.entries)
             for number, (entry, result) in enumerate(zip(site.entries, results, strict=True)):
                 progress(entry["image"], number, len(site.entries))
-                if isinstance(result, Scan):
+                if isinstance(result, ScanFigures):
                     site.scans.append(result)
                 else:
                     site.bad.append(result)
@@ -134,7 +134,7 @@ def read_site(folder: Path, task: Task, datalist: dict[str, Any], progress: Prog
     return site
 
 
-def _try_scan(site: Site, entry: dict[str, Any]) -> Scan | str:
+def _try_scan(site: SiteFindings, entry: dict[str, Any]) -> ScanFigures | str:
     """Return the figures of a volume, or why it cannot be used."""
     try:
         return _read_scan(site.folder, entry, site.task)
@@ -144,7 +144,7 @@ def _try_scan(site: Site, entry: dict[str, Any]) -> Scan | str:
         return f"{entry['image']} needs more memory than this machine has"
 
 
-def _read_scan(folder: Path, entry: dict[str, Any], task: Task) -> Scan:
+def _read_scan(folder: Path, entry: dict[str, Any], task: Task) -> ScanFigures:
     path = folder / entry["image"]
     image = read_nifti(path)
     if entry.get("shape") not in (None, list(image.voxels.shape)):
@@ -156,7 +156,7 @@ def _read_scan(folder: Path, entry: dict[str, Any], task: Task) -> Scan:
     turned = canonical(image)
     across, plane = turned.slice_axis, [axis for axis in range(3) if axis != turned.slice_axis]
     stack = slices_of(image)
-    return Scan(
+    return ScanFigures(
         *(entry["image"], entry["patient"], entry["contrast"], entry["split"]),
         shape=(stack.shape[0], stack.shape[1], stack.shape[2]),
         voxel=(turned.spacing[across], turned.spacing[plane[0]], turned.spacing[plane[1]]),
@@ -171,7 +171,7 @@ def _read_scan(folder: Path, entry: dict[str, Any], task: Task) -> Scan:
 
 
 def _intensities(stack: NDArray[np.float32], task: Task) -> dict[str, Any]:
-    """The fields of `Scan` that depend on values (S, H, W) >= 0, all from one sort."""
+    """The fields of `ScanFigures` that depend on values (S, H, W) >= 0, all from one sort."""
     values = np.sort(stack, axis=None)
     top, high = float(values[-1]), float(values[int(0.999 * (values.size - 1))])
     high = high or top
