@@ -31,6 +31,10 @@ class _Inference:
     deidentify: Annotated[
         bool, typer.Option("--deidentify", help="Leave person, dates and places out of the result; pixels stay.")
     ] = False
+    uncertainty: Annotated[
+        bool,
+        typer.Option("--uncertainty", help="Average over four flips, and write how far they differ, voxel by voxel."),
+    ] = False
 
 
 @grouped
@@ -64,7 +68,9 @@ def infer(
     from fedmr.inference.infer import infer as infer_scans
     from fedmr.inference.super_resolver import Options
 
-    options = Options(how.plane, how.data_consistency, how.tile, not how.fast, how.device, how.deidentify)
+    options = Options(
+        how.plane, how.data_consistency, how.tile, not how.fast, how.device, how.deidentify, how.uncertainty
+    )
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console, transient=True) as bar:
         task = bar.add_task("", total=None)
 

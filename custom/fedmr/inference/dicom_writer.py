@@ -27,6 +27,7 @@ from fedmr.hospital.conversion import label
 from fedmr.inference.deidentify import check_pixels, deidentified
 from fedmr.inference.dicom_header import Derivation, Series, Slice, derived_object, is_enhanced
 from fedmr.inference.examination import examine, say, write_record
+from fedmr.inference.nifti_writer import write_uncertainty
 from fedmr.inference.super_resolver import PLANES, SuperResolver
 from fedmr.nets import name_of
 from fedmr.physics.degradation import scale_text
@@ -73,11 +74,13 @@ def super_resolve_series(
     if options.deidentify:
         check_pixels(frames)
     _rehearse(frames, derivation)
-    result, step = resolver(image, plane=plane, progress=progress)
+    result, spread, step = resolver.with_spread(image, plane=plane, progress=progress)
     found = [examine(resolver, image, result, plane=plane, contrast=scan.contrast)]
     how = {"spread": options.data_consistency, "deidentify": options.deidentify}
     clipped = write_series(target, result, step, frames, derivation=derivation, **how)
     write_record(target, resolver, found)
+    if spread is not None:
+        notes.append(write_uncertainty(target, [spread]))
     if clipped:
         notes.append(f"{clipped} voxels lie beyond 16 bits and were clipped to their limits")
     return notes + say(found)

@@ -89,17 +89,23 @@ def write_record(target: Path, resolver: SuperResolver, examinations: Sequence[E
     Raises:
         OSError: it cannot be written.
     """
-    name = target.name
-    for ending in (".gz", ".nii"):
-        name = name[: -len(ending)] if name.lower().endswith(ending) else name
     record = {
         "fedmr": __version__,
         "scale": list(resolver.task.scale),
         "network": dict(resolver.task.network),
         "training": resolver.model.card["training"],
         "data_consistency": resolver.options.data_consistency,
+        "mean_over_flips": resolver.options.uncertainty,
         "volumes": [asdict(found) for found in examinations],
     }
-    path = target.with_name(name + SUFFIX)
+    path = beside(target, SUFFIX)
     write_atomically(path, lambda handle: handle.write((json.dumps(record, indent=1) + "\n").encode()))
     return path
+
+
+def beside(target: Path, suffix: str) -> Path:
+    """Return the path of a file about a result, file or folder: its name without .nii or .nii.gz, and the suffix."""
+    name = target.name
+    for ending in (".gz", ".nii"):
+        name = name[: -len(ending)] if name.lower().endswith(ending) else name
+    return target.with_name(name + suffix)

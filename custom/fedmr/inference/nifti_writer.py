@@ -1,12 +1,13 @@
 """Super-resolve a NIfTI file: volumes one by one, the header kept as far as it holds for the finer voxels."""
 
 import gzip
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+import nibabel as nib
 import numpy as np
 from nibabel.volumeutils import native_code
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from fedmr import __version__
 from fedmr.data.acquired_grid import grid_note
 from fedmr.data.contrasts import contrast_of
 from fedmr.data.images import Image, check, load_nifti, read_nifti
-from fedmr.inference.examination import Examination, examine, say, write_record
+from fedmr.inference.examination import Examination, beside, examine, say, write_record
 from fedmr.inference.super_resolver import SuperResolver, check_memory
 from fedmr.physics.degradation import scale_text
 from fedmr.utils.errors import DataError
@@ -79,7 +80,7 @@ def super_resolve_nifti(
     storage = _storage(stored, resolver.options.data_consistency)
     if image.voxels.size == 0:
         raise DataError(f"{source} has shape {image.voxels.shape}: it holds no voxel. Convert it again")
-    output, step, notes, found = _volumes(resolver, image, source, storage, progress)
+    output, step, notes, found, spreads = _volumes(resolver, image, source, storage, progress)
     if storage.clipped:
         notes.append(f"{storage.clipped} voxels lie beyond what {storage.dtype} holds and were clipped to its limits")
     finished = _with_header(output, stored, step, scale_text(resolver.task.scale))
@@ -88,30 +89,46 @@ def super_resolve_nifti(
         _clear_texts(finished.header)
     write_atomically(target, lambda handle: write_nifti(finished, handle, packed=target.suffix.lower() == ".gz"))
     write_record(target, resolver, found)
+    if spreads:
+        notes.append(write_uncertainty(target, spreads))
     return list(dict.fromkeys(notes + say(found)))
+
+
+def write_uncertainty(target: Path, spreads: Sequence[Image]) -> str:
+    """Write maps of uncertainty, one or a series of one shape, beside a result, as NAME.uncertainty.nii.gz.
+
+    Returns:
+        a note for people.
+    """
+    voxels = spreads[0].voxels if len(spreads) == 1 else np.stack([spread.voxels for spread in spreads], -1)
+    file = nib.Nifti1Image(voxels.astype(np.float32), spreads[0].affine)
+    path = beside(target, ".uncertainty.nii.gz")
+    write_atomically(path, lambda handle: write_nifti(file, handle, packed=True))
+    return f"the uncertainty of every voxel, in the units of the scan, is in {path.name}"
 
 
 def _volumes(
     resolver: SuperResolver, image: Image, source: Path, storage: Storage, progress: Callable[[int, int], None]
-) -> tuple[NDArray[Any], NDArray[np.float64], list[str], list[Examination]]:
+) -> tuple[NDArray[Any], NDArray[np.float64], list[str], list[Examination], list[Image]]:
     """Super-resolve the volumes of an image one by one; of a series, one that is all 0 stays so.
 
     Returns:
         voxels as stored, of as many dimensions; the map from their indices to those of the input; notes for people;
-        and what was found of every volume that was super-resolved.
+        what was found of every volume that was super-resolved; and the uncertainty of each, if it is asked for.
     """
     series = image.voxels.shape[3:]
     total, notes = int(np.prod(series)), list[str]()
     empty = {index for index in np.ndindex(series) if series and not np.any(image.voxels[(..., *index)])}
     chosen = [(number, index) for number, index in enumerate(np.ndindex(series)) if index not in empty]
     output: NDArray[Any] = np.empty(0)
-    found = []
+    found, spreads = [], list[Image]()
     for done, (number, index) in enumerate(chosen or [(0, next(np.ndindex(series)))]):
         volume, filled = _without_nan(Image(image.voxels[(..., *index)], image.affine, notes=image.notes))
         name = f"volume {number + 1} of {source}" if series else source
         finer = grid_note(volume) if done == 0 else []
         notes += [*filled, *check(volume, name, least_side=resolver.least_side), *finer]
-        result, step = resolver(volume, progress=partial(_advance, progress, number, total))
+        result, spread, step = resolver.with_spread(volume, progress=partial(_advance, progress, number, total))
+        spreads += [] if spread is None else [spread]
         found.append(examine(resolver, volume, result, contrast=contrast_of(source.name)))
         if not output.size:
             check_memory((*result.voxels.shape, *series), storage.dtype.itemsize)
@@ -119,7 +136,7 @@ def _volumes(
         output[(..., *index)] = storage.store(result.voxels)
     if empty:
         notes.append(f"{len(empty)} of its {total} volumes hold nothing but 0 and stay so")
-    return output, step, notes, found
+    return output, step, notes, found, spreads
 
 
 def _advance(progress: Callable[[int, int], None], number: int, total: int, done: int, slices: int) -> None:

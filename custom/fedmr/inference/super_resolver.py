@@ -15,6 +15,7 @@ from torch import Tensor
 from fedmr.checkpoints.model_file import Model
 from fedmr.data.images import MIN_SIDE, Image, canonical
 from fedmr.data.volumes import normalisation
+from fedmr.inference.flips import over_flips
 from fedmr.inference.tiling import BATCH_PIXELS, SliceNetwork
 from fedmr.physics.degradation import Grid, Scale, pair
 from fedmr.tasks.registry import expect
@@ -37,6 +38,7 @@ class Options:
         exact: 32-bit arithmetic throughout; else faster, see `tiles.SliceNetwork`.
         device: "cpu", "cuda", or "" for the GPU where there is one.
         deidentify: leave the person, dates, places and free text out of the result's header.
+        uncertainty: average over the flips of a slice, and map how far they differ; see `inference.flips`.
     """
 
     plane: str = ""
@@ -45,6 +47,7 @@ class Options:
     exact: bool = True
     device: str = ""
     deidentify: bool = False
+    uncertainty: bool = False
 
     def __post_init__(self) -> None:
         for name, known in (("plane", [*PLANES]), ("device", ["cpu", "cuda"])):
@@ -105,15 +108,31 @@ class SuperResolver:
             DataError: the result is too large for the memory.
             TileError: see `tiles.SliceNetwork`.
         """
+        result, _, step = self.with_spread(image, plane=plane, progress=progress)
+        return result, step
+
+    def with_spread(
+        self, image: Image, *, plane: str = "", progress: Callable[[int, int], None] = lambda done, total: None
+    ) -> tuple[Image, Image | None, NDArray[np.float64]]:
+        """Super-resolve a volume as `__call__` does, and map its uncertainty if the options ask for it.
+
+        Returns:
+            the image and the map of voxel indices, as `__call__`; between them the standard deviation over the flips
+            of a slice, of the same shape and in the units of the input, or None.
+        """
         task, turned = self.task, canonical(image)
         axis = self.axis(turned, plane)
         scales = [*task.scale]  # of the axes of a slice, in their order
         scales.insert(axis, 1)
-        # 32 bits, and as much for the file
-        check_memory([n * s for n, s in zip(turned.voxels.shape, scales, strict=True)], 8)
+        # 32 bits, and as much for the file; twice with a map
+        shape = [n * s for n, s in zip(turned.voxels.shape, scales, strict=True)]
+        check_memory(shape, 16 if self.options.uncertainty else 8)
         low = torch.from_numpy(np.ascontiguousarray(np.moveaxis(turned.voxels, axis, 0), dtype=np.float32))
-        high = self._slices(low, progress)
-        return _turn_back(np.moveaxis(high.numpy(), 0, axis), image, scales, task.grid)
+        high, spread = self._slices(low, progress)
+        result, step = _turn_back(np.moveaxis(high.numpy(), 0, axis), image, scales, task.grid)
+        if spread is None:
+            return result, None, step
+        return result, _turn_back(np.moveaxis(spread.numpy(), 0, axis), image, scales, task.grid)[0], step
 
     def axis(self, turned: Image, plane: str = "") -> int:
         """Return the axis across the slices of a canonical image: of the plane, else of the options', else its own."""
@@ -125,20 +144,26 @@ class SuperResolver:
         """Return the least side of a slice, for `images.check`: a plane that a person names is taken as it is."""
         return 1 if self.options.plane else MIN_SIDE
 
-    def _slices(self, low: Tensor, progress: Callable[[int, int], None]) -> Tensor:
-        """Map (S, h, w) to (S, rows*h, columns*w), in the units of the input."""
+    def _slices(self, low: Tensor, progress: Callable[[int, int], None]) -> tuple[Tensor, Tensor | None]:
+        """Map (S, h, w) to (S, rows*h, columns*w) in the units of the input, and to its spread if that is asked for."""
         task = self.task
         intensity = normalisation(low.clamp_min(0))
         high = torch.empty(len(low), task.scale[0] * low.shape[1], task.scale[1] * low.shape[2])
+        spread = torch.empty_like(high) if self.options.uncertainty else None
         batch = max(1, BATCH_PIXELS // low[0].numel())
         for start in range(0, len(low), batch):
-            part = low[start : start + batch] / intensity
-            result = self.net(part.clamp_min(0))
+            chosen = slice(start, start + batch)
+            part = low[chosen] / intensity
+            if spread is None:
+                result = self.net(part.clamp_min(0))
+            else:
+                result, deviation = over_flips(self.net, part.clamp_min(0), task.grid)
+                spread[chosen] = deviation * intensity
             if self.options.data_consistency:
                 result = impose(result, part, task.scale, task.grid)
-            high[start : start + batch] = result * intensity
+            high[chosen] = result * intensity
             progress(min(start + batch, len(low)), len(low))
-        return high
+        return high, spread
 
 
 def check_memory(shape: Sequence[int], bytes_per_voxel: int) -> None:
