@@ -48,7 +48,7 @@ def read(path: Path, like: torch.Tensor) -> torch.Tensor:
 
 
 def told(spread: torch.Tensor, error: torch.Tensor, inside: torch.Tensor) -> tuple[float, float]:
-    """Return Spearman's correlation in the foreground, and the error's mean in the map's highest tenth over its mean."""
+    """Return Spearman's correlation in the foreground, and the error in the map's highest tenth over that in all."""
     spread, error = spread[inside].numpy(), error[inside].numpy()
     chosen = np.random.default_rng(0).permutation(len(spread))[:SAMPLE]
     high = spread >= np.quantile(spread, 0.9)
@@ -99,8 +99,14 @@ def write(name: str, rows: list[dict[str, Any]], seconds: float) -> None:
     head = ["site", "patient", "contrast", "gain of infer (dB)", "mean over flips (dB)", "rank correlation", "excess"]
     numbers = {patient: str(n) for n, patient in enumerate(dict.fromkeys(row["patient"] for row in rows), 1)}
     lines = [
-        [row["site"], numbers[row["patient"]], row["contrast"], f"{row['plain']:+.2f}", f"{row['mean']:+.2f}"]
-        + [f"{row['rank']:.2f}", f"{row['excess']:.1f}"]
+        [
+            row["site"],
+            numbers[row["patient"]],
+            row["contrast"],
+            *(f"{row[key]:+.2f}" for key in ("plain", "mean")),
+            f"{row['rank']:.2f}",
+            f"{row['excess']:.1f}",
+        ]
         for row in rows
     ]
     mean = {key: statistics.mean(row[key] for row in rows) for key in ("plain", "mean", "rank", "excess")}

@@ -89,6 +89,6 @@ def test_the_record_lies_beside_the_result_and_names_neither_patient_nor_path(tm
     path = write_record(tmp_path / name, made, [looked_at(scan())])
     assert path == tmp_path / f"a{SUFFIX}"
     record = json.loads(path.read_text())
-    assert set(record) == {"fedmr", "scale", "network", "training", "data_consistency", "volumes"}
+    assert set(record) == {"fedmr", "scale", "network", "training", "data_consistency", "mean_over_flips", "volumes"}
     assert set(record["volumes"][0]) == {"warnings", "expected_gain", "kspace_departure"}
     assert str(tmp_path) not in path.read_text()

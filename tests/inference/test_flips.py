@@ -1,4 +1,4 @@
-"""Flips keep the places of samples; a network that is alike under flips has no spread; the map lies beside the result."""
+"""Flips keep the places of samples; what is alike under flips has no spread; the map lies beside the result."""
 
 import nibabel as nib
 import numpy as np
@@ -48,16 +48,18 @@ def test_mean_and_spread_lie_where_the_plain_result_lies(degradation):
     plain, _ = SuperResolver(model(degradation))(image)
     mean, spread, _ = SuperResolver(model(degradation), Options(uncertainty=True)).with_spread(image)
     assert np.abs(place(mean) - place(plain)).max() < 0.05
-    assert np.array_equal(mean.affine, spread.affine) and mean.voxels.shape == spread.voxels.shape
+    assert np.array_equal(mean.affine, spread.affine)
+    assert mean.voxels.shape == spread.voxels.shape
     assert float(spread.voxels.min()) >= 0
 
 
 def test_the_map_lies_beside_the_result_in_the_units_of_the_scan(tmp_path):
     save_model(weights := tmp_path / "model.pt", model(trained=True))
     scan, out = tmp_path / "scan.nii.gz", tmp_path / "out.nii.gz"
-    nib.save(nib.Nifti1Image((1000 * phantom(0, (24, 22, 6))).astype(np.float32), np.diag([1, 1, 3, 1])), scan)
+    nib.save(nib.Nifti1Image(phantom(0, (24, 22, 6)).astype(np.float32), np.diag([1, 1, 3, 1])), scan)
     outcome = infer(weights, scan, out, options=Options(uncertainty=True))
     result, spread = nib.load(out), nib.load(tmp_path / "out.uncertainty.nii.gz")
-    assert np.allclose(result.affine, spread.affine) and result.shape == spread.shape
+    assert np.allclose(result.affine, spread.affine)
+    assert result.shape == spread.shape
     assert 0 < spread.get_fdata().max() < result.get_fdata().max()
     assert any("out.uncertainty.nii.gz" in note for note in outcome.notes)

@@ -68,9 +68,8 @@ def infer(
     from fedmr.inference.infer import infer as infer_scans
     from fedmr.inference.super_resolver import Options
 
-    options = Options(
-        how.plane, how.data_consistency, how.tile, not how.fast, how.device, how.deidentify, how.uncertainty
-    )
+    chosen = {name: value for name, value in vars(how).items() if name != "fast"}
+    options = Options(**chosen, exact=not how.fast)
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console, transient=True) as bar:
         task = bar.add_task("", total=None)
 

@@ -18,8 +18,8 @@ FLIPS: tuple[tuple[int, ...], ...] = ((), (-2,), (-1,), (-2, -1))  # axes that a
 def flip(image: Tensor, axes: tuple[int, ...], grid: Grid) -> Tensor:
     """Turn axes of (..., H, W) round such that a flipped HR image has the flipped LR image as its measurement.
 
-    On grid "half" samples lie symmetrically, so this is the plain flip. On grid "pixel0" the first LR sample lies on the
-    first HR sample; that one stays where it is, and sample i changes places with sample n - i.
+    On grid "half" samples lie symmetrically, so this is the plain flip. On grid "pixel0" the first LR sample lies on
+    the first HR sample; that one stays where it is, and sample i changes places with sample n - i.
     """
     turned = image.flip(axes)
     return turned.roll([1] * len(axes), axes) if grid == "pixel0" and axes else turned
