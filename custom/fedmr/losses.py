@@ -63,15 +63,20 @@ SHAPE_ONLY = {"sgp"}  # says nothing about the intensity, so it cannot stand alo
 class WeightedSum(nn.Module):
     """Sum of losses by weights, e.g. ``{"l1": 1.0, "sgp": 0.05}``; weight 0 switches a term off.
 
+    Args:
+        weights: by name, at least 0.
+        others: further losses by name, which a task names by class path.
+
     Raises:
         ValueError: unknown loss, negative weight, or no pixel loss with a positive weight.
     """
 
-    def __init__(self, weights: Mapping[str, float]) -> None:
+    def __init__(self, weights: Mapping[str, float], others: Mapping[str, Loss] | None = None) -> None:
         super().__init__()
-        unknown = sorted(set(weights) - set(LOSSES))
+        self.losses = LOSSES | dict(others or {})
+        unknown = sorted(set(weights) - set(self.losses))
         if unknown:
-            raise ValueError(f"loss {', '.join(unknown)} is unknown; known are {sorted(LOSSES)}")
+            raise ValueError(f"loss {', '.join(unknown)} is unknown; known are {sorted(LOSSES)}, or give a class path")
         if any(weight < 0 for weight in weights.values()):
             raise ValueError(f"loss weights {dict(weights)} must not be negative")
         self.terms = {name: float(weight) for name, weight in weights.items() if weight > 0}
@@ -80,5 +85,5 @@ class WeightedSum(nn.Module):
 
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Map (N, 1, H, W) twice to the weighted sum, a scalar."""
-        parts = [weight * LOSSES[name](prediction, target) for name, weight in self.terms.items()]
+        parts = [weight * self.losses[name](prediction, target) for name, weight in self.terms.items()]
         return torch.stack(parts).sum()

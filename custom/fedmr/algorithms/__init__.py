@@ -1,4 +1,4 @@
-"""Federated algorithms by name. A new one is one file here, or one of the user's own, and one line in `ALGORITHMS`."""
+"""Federated algorithms by name or class path. A new one is one file here and one line in `ALGORITHMS`, or elsewhere."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +12,7 @@ from fedmr.algorithms.flmrcm import Mrcm
 from fedmr.algorithms.local import LocalSettings
 from fedmr.algorithms.private_head import FedPerSettings, FedRepSettings
 from fedmr.algorithms.scaffold import ScaffoldSettings
+from fedmr.utils.class_path import TARGET, construct
 
 ALGORITHMS: dict[str, type[AlgorithmSettings]] = {
     "fedavg": FedAvg,
@@ -31,13 +32,15 @@ def settings_of(values: Mapping[str, Any]) -> AlgorithmSettings:
     """Return the settings of a task's `algorithm`.
 
     Args:
-        values: "name", a key of `ALGORITHMS`, and the algorithm's settings.
+        values: "name", a key of `ALGORITHMS`, or `_target_`, the path of a class of settings, and its settings.
 
     Raises:
         ValueError: naming the unknown algorithm, or the setting that is wrong, missing or unknown.
     """
     given = dict(values)
-    name = given.pop("name", None)
+    name, path = given.pop("name", None), given.pop(TARGET, None)
+    if path is not None and name is None:
+        return construct(path, AlgorithmSettings, **given)
     if name not in ALGORITHMS:
         raise ValueError(f"task: algorithm {name!r} is unknown; known are {', '.join(ALGORITHMS)}")
     return ALGORITHMS[name](**given)

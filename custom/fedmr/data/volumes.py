@@ -1,7 +1,8 @@
 """One volume of a datalist as normalised slices."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +36,22 @@ def read_volume(path: Path, shape: Sequence[int] | None = None) -> Tensor:
         )
     check(image, path)
     return torch.from_numpy(slices(image))
+
+
+class VolumeReader:
+    """Reader of a site's files. One of your own reads another format; the datalist names the files as for any other."""
+
+    def read(self, path: Path, entry: Mapping[str, Any]) -> Tensor:
+        """Read one volume as slices, (S, H, W) float32, values >= 0, in any unit.
+
+        Args:
+            path: the file that the datalist's entry names.
+            entry: fields of the datalist for this volume.
+
+        Raises:
+            DataError: naming the file.
+        """
+        return read_volume(path, entry.get("shape"))
 
 
 def normalisation(lr: Tensor) -> float:

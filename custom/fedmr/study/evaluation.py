@@ -91,7 +91,7 @@ def _figures(image: torch.Tensor, volume: Volume) -> dict[str, float]:
 
 def _models(cell: Cell, run: Path, task: Task) -> Iterator[_Tested]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    alone = task.algorithm["name"] == "local"
+    alone = task.algorithm.get("name") == "local"
     if not alone:
         net = load_model(run).net.to(device)
         yield _Tested(net, "global", cell.sites, (*cell.sites, *cell.unseen))

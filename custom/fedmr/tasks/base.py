@@ -16,12 +16,21 @@ from fedmr.utils.class_path import TARGET, check_arguments
 from fedmr.utils.precision import Precision
 from fedmr.utils.validation import Count, NotNegative, Number, Positive, Whole, settings
 
-_Optimizer = Annotated[Literal["adam", "rmsprop"], Field(description="adam or rmsprop")]
+_Optimizer = Annotated[
+    Literal["adam", "rmsprop"] | Mapping[str, Any],
+    Field(description="adam, rmsprop, or a mapping with '_target_' and arguments"),
+]
+_Schedule = Annotated[Mapping[str, Any], Field(description="a mapping with '_target_' and arguments")]
 _Precision = Annotated[Precision, Field(description="auto, float32 or bfloat16")]
 _Decay = Annotated[int | float, Field(ge=0, lt=1, description="a number of at least 0 and below 1")]
 _Network = Annotated[Mapping[str, Any], Field(description="a mapping with 'name' or '_target_' and arguments")]
-_Loss = Annotated[Mapping[str, Number], Field(description="a finite weight by name of the loss")]
-_Algorithm = Annotated[Mapping[str, Any], Field(description="a mapping with 'name' and the algorithm's parameters")]
+_Loss = Annotated[
+    Mapping[str, Number | Mapping[str, Any]],
+    Field(description="a finite weight by name of the loss, or by a name a mapping with '_target_' and 'weight'"),
+]
+_Algorithm = Annotated[
+    Mapping[str, Any], Field(description="a mapping with 'name' or '_target_' and the algorithm's parameters")
+]
 
 
 class Volume(Protocol):
@@ -83,8 +92,9 @@ class Task(ABC):
 
     Attributes:
         network: name or class path (`_target_`), and constructor arguments, for `fedmr.nets.build`.
-        loss: weight per loss name.
-        optimizer: "adam" or "rmsprop".
+        loss: weight per loss name; by any other name, a class path (`_target_`), its `weight` and arguments.
+        optimizer: "adam" or "rmsprop", or a class path and arguments but for the rate.
+        schedule: class path and arguments of another course of the rate over all steps; none for warm-up and cosine.
         learning_rate: peak rate; falls to `final_learning_rate` by a cosine over all rounds.
         final_learning_rate: rate at the last step.
         warmup_steps: optimisation steps of linear warm-up.
@@ -107,6 +117,7 @@ class Task(ABC):
     network: _Network
     loss: _Loss = field(default_factory=lambda: {"l1": 1.0})
     optimizer: _Optimizer = "adam"
+    schedule: _Schedule = field(default_factory=dict)
     learning_rate: Positive = 1e-3
     final_learning_rate: NotNegative = 1e-6
     warmup_steps: Whole = 20
@@ -126,7 +137,16 @@ class Task(ABC):
                 "(in an overlay by `task.network = null` before the new network)"
             )
         check_arguments({key: value for key, value in self.network.items() if key != TARGET})
-        settings_of(self.algorithm).check_network(self.network)
+        if TARGET not in self.algorithm:  # a class is made, and asked, only where it trains
+            settings_of(self.algorithm).check_network(self.network)
+        return self
+
+    @model_validator(mode="after")
+    def _check_class_paths(self) -> Self:
+        for name in ("optimizer", "schedule"):
+            value = getattr(self, name)
+            if value and not isinstance(value, str) and TARGET not in value:
+                raise ValueError(f"task: {name} {dict(value)} has no '{TARGET}'; add the path of its class")
         return self
 
     @property

@@ -72,4 +72,4 @@ def merge(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
 
 def _changes_parts(old: Any, change: Any) -> bool:
     """Whether a mapping is changed in parts: one that names another network or algorithm is a whole one."""
-    return "name" not in change or change["name"] == old.get("name")
+    return all(change[key] == old.get(key) for key in ("name", "_target_") if key in change)

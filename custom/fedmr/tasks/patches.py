@@ -3,10 +3,10 @@
 Volumes are degraded once and kept as flat arrays; a batch is one gather.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -14,10 +14,11 @@ from torch import Tensor
 
 from fedmr.data.datalist import read_entries
 from fedmr.data.splits import SPLITS
-from fedmr.data.volumes import normalisation, read_volume
+from fedmr.data.volumes import VolumeReader, normalisation
 from fedmr.metrics import foreground
 from fedmr.physics.degradation import Degradation, Grid, degrade, low_size, scale_text
 from fedmr.tasks.base import SamplerSettings
+from fedmr.utils.class_path import TARGET, construct
 from fedmr.utils.errors import DataError
 
 MIN_FOREGROUND = 0.25  # share of a patch that must be foreground
@@ -36,6 +37,8 @@ class PatchSettings(SamplerSettings, Protocol):
     def patch_size(self) -> int: ...
     @property
     def patches_per_slice(self) -> int: ...
+    @property
+    def reader(self) -> Mapping[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -67,10 +70,12 @@ def load_volumes(folder: Path, task: PatchSettings, splits: tuple[str, ...] = SP
     Raises:
         DataError: naming the offending file or the empty split.
     """
+    settings = dict(task.reader)
+    reader = construct(settings.pop(TARGET), VolumeReader, **settings) if settings else VolumeReader()
     volumes = []
     for entry in read_entries(folder, splits):
         path = folder / entry["image"]
-        hr = read_volume(path, entry.get("shape"))
+        hr = _checked(reader.read(path, entry), path)
         if entry["split"] == "train" and min(hr.shape[1:]) < task.smallest_side:
             raise DataError(
                 f"{path} has slices of {tuple(hr.shape[1:])} voxels, too small for patch_size {task.patch_size} "
@@ -82,6 +87,21 @@ def load_volumes(folder: Path, task: PatchSettings, splits: tuple[str, ...] = SP
         fields = entry["image"], entry["patient"], entry["contrast"], entry["split"]
         volumes.append(Volume(*fields, hr / intensity, lr / intensity, intensity))
     return volumes
+
+
+def _checked(volume: Tensor, path: Path) -> Tensor:
+    """Return what a reader made of a file, (S, H, W); refuse what no sampler can use."""
+    if (
+        volume.ndim != 3
+        or volume.dtype != torch.float32
+        or not torch.isfinite(volume).all()
+        or bool((volume < 0).any())
+    ):
+        raise DataError(
+            f"{path}: the task's reader made {tuple(volume.shape)} {volume.dtype} of it; it must be slices (S, H, W) "
+            "float32 of finite values >= 0"
+        )
+    return volume
 
 
 def patch_corners(inside: Tensor, task: PatchSettings, height: int, width: int) -> Tensor:

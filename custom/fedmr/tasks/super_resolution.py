@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from fedmr.data.splits import SPLITS
+from fedmr.nets import name_of
 from fedmr.physics.degradation import (
     GRID_OF,
     Degradation,
@@ -21,7 +22,8 @@ from fedmr.physics.degradation import (
     zero_filled,
     zero_filled_acquisition,
 )
-from fedmr.tasks.base import Task
+from fedmr.tasks.augmentation import Augmented
+from fedmr.tasks.base import Sampler, Task
 from fedmr.tasks.dp_settings import DpSgd
 from fedmr.tasks.patches import MIN_FOREGROUND, PatchSampler, Volume, load_volumes, usable_slices
 from fedmr.tasks.poisson_sampling import UnitSampler
@@ -33,6 +35,10 @@ _DEGRADATIONS = {
     "bicubic": "anti-aliased bicubic resampling by {0} along {1}",
 }
 _Degradation = Annotated[Degradation, Field(description=f"one of {', '.join(GRID_OF)}")]
+_Reader = Annotated[Mapping[str, Any], Field(description="a mapping with '_target_' and arguments")]
+_Augmentation = Annotated[
+    Sequence[Mapping[str, Any]], Field(description="a list of mappings, each with '_target_' and arguments")
+]
 _DpSgd = Annotated[Mapping[str, Any], Field(description="a mapping with the numbers of DP-SGD")]
 
 # LR pixels per forward pass. Bounds the memory of evaluation; four times more costs 1.6x the CPU time, because
@@ -79,6 +85,8 @@ class SuperResolutionTask(Task):
         degradation: how LR is made from HR, "truncation" or "bicubic".
         patch_size: side of an LR patch in LR pixels; the HR patch is larger by the scale of each axis.
         patches_per_slice: patches drawn per training slice and epoch.
+        augmentation: dictionary transforms by class path, applied to every pair of patches; see `tasks.augmentation`.
+        reader: class path of a `data.volumes.VolumeReader` of the sites' files; none for NIfTI.
         dp_sgd: the numbers of `tasks.dp_settings.DpSgd`, if training is to be differentially private. They then stand
             in for `batch_size`, `patches_per_slice` and `clip_norm`.
     """
@@ -97,6 +105,8 @@ class SuperResolutionTask(Task):
     degradation: _Degradation = "truncation"
     patch_size: Count = 32
     patches_per_slice: Count = 4
+    augmentation: _Augmentation = ()
+    reader: _Reader = field(default_factory=dict)
     dp_sgd: _DpSgd = field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -121,8 +131,10 @@ class SuperResolutionTask(Task):
     def _check_privacy(self) -> Self:
         if self.dp_sgd:
             DpSgd.from_dict(self.dp_sgd)
-            if self.algorithm["name"] != "fedavg":
-                raise ValueError(f"task: dp_sgd goes with algorithm fedavg only, not {self.algorithm['name']}")
+            if self.augmentation:
+                raise ValueError("task: dp_sgd takes its patches as they are; leave out augmentation")
+            if (chosen := name_of(self.algorithm)) != "fedavg":
+                raise ValueError(f"task: dp_sgd goes with algorithm fedavg only, not {chosen}")
         return self
 
     @property
@@ -167,10 +179,13 @@ class SuperResolutionTask(Task):
         """Load, degrade and normalise a site's volumes; see `patches.load_volumes`."""
         return load_volumes(folder, self, splits)
 
-    def sampler(self, volumes: Sequence[Volume], device: torch.device | str = "cpu") -> PatchSampler | UnitSampler:
+    def sampler(self, volumes: Sequence[Volume], device: torch.device | str = "cpu") -> Sampler:
         """Make batches of patches, or steps of whole units if the task has `dp_sgd`."""
         training = [v for v in volumes if v.split == "train"]
-        return UnitSampler(training, self, device) if self.dp_sgd else PatchSampler(training, self, device)
+        if self.dp_sgd:
+            return UnitSampler(training, self, device)
+        patches = PatchSampler(training, self, device)
+        return Augmented(patches, self.augmentation, seed=self.seed) if self.augmentation else patches
 
     def usable_slices(self, images: Tensor) -> Tensor:
         """Return which slices (S, H, W) hold a patch to train on, bool (S,); see `patches.usable_slices`."""

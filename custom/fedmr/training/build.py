@@ -19,7 +19,9 @@ def make_trainer(task: Task, sampler: Sampler, *, rounds: int, shared: bool = Tr
     """
     if getattr(task, "dp_sgd", None):
         return PrivateTrainer(task, sampler, rounds=rounds)
-    algorithm = settings_of(task.algorithm).local(seed=task.seed)
+    chosen = settings_of(task.algorithm)
+    chosen.check_network(task.network)
+    algorithm = chosen.local(seed=task.seed)
     hooks = [algorithm] if type(algorithm) is not Algorithm else []
     trainer = Trainer(task, sampler, rounds=rounds, hooks=hooks)
     if shared:

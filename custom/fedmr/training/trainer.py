@@ -8,16 +8,15 @@ from dataclasses import replace
 from itertools import takewhile
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from fedmr.algorithms.base import Algorithm, Weights
-from fedmr.losses import WeightedSum
 from fedmr.metrics import mean_metrics, volume_metrics
 from fedmr.nets import build
 from fedmr.tasks.base import Sampler, Task, Volume
 from fedmr.training.engine import TrainingStats, fit
-from fedmr.utils.optimizers import OPTIMIZERS, averaged
+from fedmr.training.parts import make_loss, make_optimizer, make_schedule
+from fedmr.utils.optimizers import averaged
 
 
 def evaluate(
@@ -75,10 +74,10 @@ class Trainer:
     ) -> None:
         self.task, self.sampler, self.rounds, self.hooks = task, sampler, rounds, list(hooks)
         self.net = build(**task.network).to(sampler.device)
-        self.loss = WeightedSum(task.loss)
-        self.optimizer = OPTIMIZERS[task.optimizer](self.net.parameters(), lr=task.learning_rate)
+        self.loss = make_loss(task.loss)
+        self.optimizer = make_optimizer(task, self.net.parameters())
         total = max(rounds * task.local_epochs * self.sampler.steps_per_epoch, 1)
-        self.schedule = _warmup_then_cosine(self.optimizer, task, total)
+        self.schedule = make_schedule(task, self.optimizer, total)
         self.epoch, self.last_epoch = 0, rounds * task.local_epochs
         self.averaged = averaged(self.net, self.optimizer, task.ema_decay) if task.ema_decay else None
         for hook in self.hooks:
@@ -201,15 +200,3 @@ class Trainer:
         self.schedule.load_state_dict(state["schedule"])
         for hook, saved in zip(self.hooks, state["hooks"], strict=True):
             hook.load_state_dict(saved)
-
-
-def _warmup_then_cosine(
-    optimizer: torch.optim.Optimizer, task: Task, total: int
-) -> torch.optim.lr_scheduler.LRScheduler:
-    """Linear warm-up, then a cosine to the final learning rate at step `total`."""
-    warmup = min(task.warmup_steps, total - 1)
-    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total - warmup, task.final_learning_rate)
-    if warmup < 1:
-        return cosine
-    linear = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / (warmup + 1), total_iters=warmup)
-    return torch.optim.lr_scheduler.SequentialLR(optimizer, [linear, cosine], [warmup])

@@ -41,6 +41,11 @@ _LISTED: dict[str, tuple[str, ...]] = {
     "torch.optim.lr_scheduler": ("ConstantLR", "CosineAnnealingLR", "ExponentialLR", "OneCycleLR", "StepLR"),
     "monai.optimizers": ("Novograd", "WarmupCosineSchedule"),
 }
+_TRANSFORMS = (
+    *("RandAdjustContrastd", "RandBiasFieldd", "RandGaussianNoised", "RandGaussianSharpend", "RandGaussianSmoothd"),
+    *("RandGibbsNoised", "RandKSpaceSpikeNoised", "RandRicianNoised", "RandScaleIntensityd", "RandShiftIntensityd"),
+)
+_LISTED["monai.transforms"] = _TRANSFORMS
 LISTED = frozenset(f"{module}.{name}" for module, names in _LISTED.items() for name in names)
 _folders: list[Path] = []
 

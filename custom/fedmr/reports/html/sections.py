@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fedmr.nets import build, count_parameters, title
+from fedmr.nets import build, count_parameters, name_of, title
 from fedmr.physics.degradation import scale_text
 from fedmr.reports.html.charts import MEAN, Chart, chart
 from fedmr.reports.html.panels import make_panels
@@ -15,6 +15,7 @@ from fedmr.runs.records import FINAL_MODEL
 from fedmr.runs.run import Run
 from fedmr.runs.settings import argument, filters
 from fedmr.runs.streams import Stream, latest_pictures
+from fedmr.tasks.base import Task
 from fedmr.tasks.registry import build_task
 from fedmr.utils.hocon import components
 
@@ -54,11 +55,10 @@ def describe(client: dict[str, Any]) -> Description | None:
     rows = [
         ("Network", f"{name}{times}, {count_parameters(net):,} parameters ({rest})"),
         task.describe_input(),
-        ("Loss", " + ".join(f"{weight:g} · {loss}" for loss, weight in task.loss.items())),
+        ("Loss", " + ".join(_loss_term(name, value) for name, value in task.loss.items())),
         (
             "Optimiser",
-            f"{_OPTIMIZERS[task.optimizer]}, {task.warmup_steps} steps of warm-up to {task.learning_rate:g}, cosine to "
-            f"{task.final_learning_rate:g}; gradient norm at most {task.clip_norm:g}",
+            f"{_optimizer(task)}, {_course(task)}; gradient norm at most {task.clip_norm:g}",
         ),
         (
             "Each round",
@@ -68,6 +68,24 @@ def describe(client: dict[str, Any]) -> Description | None:
     ]
     size = sum(value.numel() * value.element_size() for value in net.state_dict().values())
     return Description(name, scale if scale != "1" else None, task.measured, rows, flat, size)
+
+
+def _loss_term(name: str, value: Any) -> str:
+    """Return weight and name of a loss, of a class path its class."""
+    if not isinstance(value, Mapping):
+        return f"{value:g} · {name}"
+    return f"{value['weight']:g} · {name_of(value)}"
+
+
+def _optimizer(task: Task) -> str:
+    return _OPTIMIZERS[task.optimizer] if isinstance(task.optimizer, str) else name_of(task.optimizer)
+
+
+def _course(task: Task) -> str:
+    """Return the course of the learning rate in words."""
+    if task.schedule:
+        return f"{name_of(task.schedule)} from {task.learning_rate:g}"
+    return f"{task.warmup_steps} steps of warm-up to {task.learning_rate:g}, cosine to {task.final_learning_rate:g}"
 
 
 def _flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
