@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from fedmr.utils.class_path import allow_folder
+
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="NAME=VALUE, again for each: a number of the task, or num_rounds. It is recorded."),
@@ -12,12 +14,25 @@ Settings = Annotated[
 InitFrom = Annotated[
     Path | None, typer.Option("--init-from", help="Model whose weights are the first: a file, a run, or a name.")
 ]
+Code = Annotated[
+    Path | None, typer.Option("--code", help="Folder with Python files of your own, whose classes --set may name.")
+]
 
 
 def configured_job(
-    job: Path, out: Path, *, settings: list[str] | None, init_from: Path | None, rounds: int = 0
+    job: Path,
+    out: Path,
+    *,
+    settings: list[str] | None,
+    init_from: Path | None,
+    rounds: int = 0,
+    code: Path | None = None,
 ) -> Path:
     """Make the job that the options of a command ask for, as a copy in OUT that may be changed further."""
+    if code is not None:
+        if not any(code.glob("*.py")):
+            raise FileNotFoundError(f"{code} holds no Python file; name the folder of your classes by --code")
+        allow_folder(code)
     from fedmr.federation.configured import configure
     from fedmr.tasks.overrides import parse_overrides
 

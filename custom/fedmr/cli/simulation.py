@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from fedmr.cli.grouped import grouped
-from fedmr.cli.options import InitFrom, Settings, configured_job
+from fedmr.cli.options import Code, InitFrom, Settings, configured_job
 
 console = Console(soft_wrap=True, highlight=False)
 
@@ -38,6 +38,7 @@ def simulate(
     rounds: Annotated[int, typer.Option(help="Rounds; the job's by default.")] = 0,
     settings: Settings = None,
     init_from: InitFrom = None,
+    code: Code = None,
     *,
     run: _Run,
 ) -> None:
@@ -58,7 +59,7 @@ def simulate(
             raise RunError(f"{folder} is no run, so it is not replaced; remove it yourself")
         shutil.rmtree(folder)
     with TemporaryDirectory(prefix="fedmr-job-") as passing:
-        changed = configured_job(job, Path(passing), settings=settings, init_from=init_from, rounds=rounds)
+        changed = configured_job(job, Path(passing), settings=settings, init_from=init_from, rounds=rounds, code=code)
         mean_sites(changed, names)
         console.print(f"{job.name} with {', '.join(names)} of {root}")
         run_job(changed, folder, data=root, sites=names, threads=run.threads)

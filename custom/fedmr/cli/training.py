@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from fedmr.cli.checks import check_input, check_model
-from fedmr.cli.options import InitFrom, Settings, configured_job
+from fedmr.cli.options import Code, InitFrom, Settings, configured_job
 
 if TYPE_CHECKING:  # imports torch
     from fedmr.runs.run import Run
@@ -31,6 +31,7 @@ def train(
     rounds: Annotated[int, typer.Option(help="Rounds; the job's by default.")] = 0,
     settings: Settings = None,
     init_from: InitFrom = None,
+    code: Code = None,
 ) -> None:
     """Train without a federation on one site or several POOLED: the same task, loop and schedule as the job."""
     from fedmr.training.standalone import train_pooled
@@ -38,7 +39,7 @@ def train(
     console.print("no federation: the volumes of all sites are pooled in this process; `fedmr simulate` federates")
     chosen = [s for s in sites.split(",") if s]
     with TemporaryDirectory(prefix="fedmr-job-") as folder:
-        changed = configured_job(job, Path(folder), settings=settings, init_from=None)
+        changed = configured_job(job, Path(folder), settings=settings, init_from=None, code=code)
         train_pooled(data, out, job=changed, sites=chosen, rounds=rounds, init_from=init_from, say=console.print)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedmr.federation.job_bundle import read_name
-from fedmr.federation.render import CLIENT_CONFIG, SERVER_CONFIG, locate_job
+from fedmr.federation.render import CLIENT_CONFIG, CUSTOM, SERVER_CONFIG, locate_job, own_files
 from fedmr.nets import build
 from fedmr.tasks.overrides import merge
 from fedmr.tasks.registry import build_task
@@ -28,7 +28,7 @@ Tree = dict[str, Any]
 def configure(
     job: Path, out: Path, settings: Mapping[str, Any], *, weights: Path | None = None, origin: str = ""
 ) -> Path:
-    """Copy a job, with other settings and other first weights.
+    """Copy a job, with other settings and other first weights, and with the files of the classes that settings name.
 
     Args:
         job: job folder, or the name of a job of the package.
@@ -54,6 +54,8 @@ def configure(
     target = out / read_name(job)
     with replace_folder(target) as passing:
         shutil.copytree(job, passing, ignore=shutil.ignore_patterns("__pycache__", ".__nvfl*"), dirs_exist_ok=True)
+        for file in own_files(settings.get("task", {}), job / CUSTOM):
+            shutil.copy(file, passing / CUSTOM / file.name)
         for path, tree in trees.items():
             (passing / path).write_text(json.dumps(tree, indent=1) + "\n")
         record = {"job": read_name(job), "set": dict(settings), "init_from": origin}
