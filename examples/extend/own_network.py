@@ -1,4 +1,4 @@
-"""A network of your own, slices to slices; FedMR adds the interpolation to the fine grid, padding, and a gain from 0."""
+"""A network of your own, slices to slices; FedMR adds interpolation to the fine grid, padding, and a gain from 0."""
 
 import torch
 from torch import Tensor, nn

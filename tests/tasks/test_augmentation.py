@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 import torch
 
+from dp_settings_example import SETTINGS
 from fedmr.tasks.augmentation import Augmented
 from fedmr.tasks.patches import PatchSampler, load_volumes
-from dp_settings_example import DP_SGD
 
 NOISE = {"_target_": "monai.transforms.RandGaussianNoised", "keys": "low", "prob": 1.0, "std": 0.05}
 BRIGHTER = {"_target_": "monai.transforms.RandScaleIntensityd", "keys": ["low", "high"], "prob": 1.0, "factors": 0.5}
@@ -80,4 +80,4 @@ def test_what_is_no_transform_is_refused(task, volumes, entry, message):
 
 def test_dp_sgd_refuses_it(task):
     with pytest.raises(ValueError, match="leave out augmentation"):
-        dataclasses.replace(task, dp_sgd=DP_SGD, augmentation=[NOISE])
+        dataclasses.replace(task, dp_sgd=SETTINGS, augmentation=[NOISE])
