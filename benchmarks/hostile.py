@@ -29,17 +29,18 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.apis.workspace import Workspace
+from nvflare.app_common.abstract.aggregator import Aggregator
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.executors.learner_executor import LearnerExecutor
 
-from fedmr.aggregation.guard import read_rejections
-from fedmr.data.datalist import DATA_ROOT_VARIABLE
+from fedmr.data.datalist import DATA_ROOT_VARIABLE, present_splits
 from fedmr.federation.render import read_task
 from fedmr.flare.aggregators import WeightedAggregator
 from fedmr.flare.guard import ServerGuard
 from fedmr.flare.learner import SiteLearner
 from fedmr.flare.messages import VALIDATION_SPLIT
 from fedmr.nets import build
+from fedmr.runs.records import read_rejections
 from fedmr.tasks.base import Task
 from fedmr.tasks.registry import build_task
 from fedmr.training.trainer import evaluate
@@ -153,29 +154,25 @@ class Site:
         return dxo.to_shareable()
 
 
-def run(task: Task, sites: dict[str, Attack | None], rounds: int, bounds: dict[str, Any]) -> dict[str, Any]:
+def run(task: Task, sites: dict[str, Attack | None], rounds: int, aggregator: Aggregator) -> dict[str, Any]:
     """Final dB at the honest sites' test volumes, and who was left out how often."""
     folder = Path(tempfile.mkdtemp())
     answers = {name: Site(folder / name, task, rounds, attack) for name, attack in sites.items()}
     guard = ServerGuard({"learning_rate": task.learning_rate}, 2)
-    server = UndoingServer(
-        folder / "server", answers, guard, aggregator=WeightedAggregator(bounds=bounds), rounds=rounds
-    )
+    server = UndoingServer(folder / "server", answers, guard, aggregator=aggregator, rounds=rounds)
     initial = {name: value.numpy() for name, value in build(**task.network).state_dict().items()}
     weights = server.train(initial)
     net = build(**task.network)
     net.load_state_dict({name: torch.as_tensor(np.asarray(value)) for name, value in weights.items()})
     root = Path(os.environ[DATA_ROOT_VARIABLE])
     honest = [site for site, attack in sites.items() if attack is None]
-    found = [
-        evaluate(net, [v for v in task.load(root / site) if v.split == "test"], task)["model"]["psnr"]
-        for site in honest
-    ]
+    tested = [site for site in honest if "test" in present_splits(root / site)]
+    found = {site: evaluate(net, task.load(root / site, ("test",)), task)["model"]["psnr"] for site in tested}
     left_out = [record["site"] for record in read_rejections(server.run_folder)]
     shutil.rmtree(folder)
     return {
-        "psnr": float(np.mean(found)),
-        "by site": dict(zip(honest, found, strict=True)),
+        "psnr": float(np.mean(list(found.values()))),
+        "by site": found,
         "left out": {site: left_out.count(site) for site in sorted(set(left_out))},
         "ended": server.panic,
     }
@@ -212,7 +209,7 @@ def rows_of(task: Task, data: Path, rounds: int, wanted: list[str]) -> dict[str,
         with tempfile.TemporaryDirectory() as folder:
             root = with_images(data, Path(folder) / "data", IMAGES.get(name, np.asarray))
             os.environ[DATA_ROOT_VARIABLE] = str(root)
-            results[name] = run(task, sites, rounds, {})
+            results[name] = run(task, sites, rounds, WeightedAggregator())
         print(name, json.dumps(results[name]), flush=True)
     return results
 

@@ -203,6 +203,20 @@ def test_norms_are_compared_with_the_last_rounds_median_per_step():
     assert "(norm_factor)" in fault_of_norm(20.4, 200, LAST)
 
 
+@pytest.mark.parametrize("power", [0.5, 0.75, 1.0])
+@pytest.mark.parametrize("sizes", [[2, 3, 4, 12, 57, 60, 56], [1, 50, 50, 50], [4, 4, 4, 4, 4, 4, 71, 68]])
+def test_no_site_is_left_out_for_its_size(sizes, power):
+    """Norms grow with the steps, by their root where steps do not agree: a small site goes furthest in each of them."""
+    pairs = [(float(steps), {"": steps**power}) for steps in sizes]
+    last = Typical.of(pairs)
+    assert [fault_of_norm(norms[""], steps, last) for steps, norms in pairs] == [None] * len(sizes)
+
+
+def test_few_steps_excuse_no_length():
+    assert "(norm_factor)" in fault_of_norm(5.1, 1, LAST)
+    assert fault_of_norm(4.9, 1, LAST) is None
+
+
 def test_each_part_is_compared_with_its_own_median():
     last = Typical(50, {"weights": 1e-4, "controls": 1e-4})
     parts = {"weights": values(), "controls": {name: 20 * value for name, value in values().items()}}

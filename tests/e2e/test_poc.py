@@ -245,29 +245,42 @@ def test_a_site_that_forbids_code_runs_the_job_without_and_refuses_it_with(kits,
     assert admin.wait(number) == COMPLETED
 
 
-SHELL = """
+SHELLS = {
+    "a command": """
     { id = shell
       path = fedmr.cli.main.app
       args { args = [poc, provision, --project, "{WORKSPACE}/{JOB_ID}/project.yml"] } }
-"""
+""",
+    # FLARE's list allows the persistor, which builds its network itself and without the list
+    "a network that is none": """
+    { id = shell
+      path = nvflare.app_opt.pt.file_model_persistor.PTFileModelPersistor
+      args { model { config_type = dict, path = subprocess.Popen, args { args = [touch, "MARK"] } } } }
+""",
+}
 
 
 @pytest.mark.parametrize("side", [CLIENT_CONFIG, SERVER_CONFIG])
-def test_a_job_without_code_that_names_a_command_is_built_by_nobody(side, kits, tmp_path):
+@pytest.mark.parametrize("name", SHELLS)
+def test_a_job_without_code_that_names_a_command_is_built_by_nobody(name, side, kits, tmp_path):
     """After the test above, so that both sites and the server forbid code."""
     job = bundle(render_tiny_job(tmp_path, 1), tmp_path / "without", code=False)
     config = job / side
     text = config.read_text()
     assert "components = [" in text
-    config.write_text(text.replace("components = [", f"components = [{SHELL}", 1))
+    mark = tmp_path / "mark"
+    shell = SHELLS[name].replace("MARK", str(mark))
+    config.write_text(text.replace("components = [", f"components = [{shell}", 1))
     admin = Admin(kits)
+    before = {site: len(_read(kits.folder / site / "log.txt")) for site in (*TWO, kits.server["name"])}
     number = admin.submit(job)
     assert admin.wait(number) != COMPLETED
     collected = admin.download(number, tmp_path)  # the server keeps no folder of a job that has ended
-    logs = "".join(_read(kits.folder / name / number / "log.txt") for name in TWO)
+    logs = "".join(_read(kits.folder / site / "log.txt")[length:] for site, length in before.items())
+    logs += "".join(_read(kits.folder / site / number / "log.txt") for site in TWO)
     logs += "".join(_read(file) for file in collected.rglob("*log*.txt"))
-    assert "'fedmr.cli.main.app'" in logs
-    assert "is not in allow_list" in logs
+    assert "is not in allow_list" in logs or "a class is not on the site's list" in logs
+    assert not mark.exists()
 
 
 def test_a_site_whose_owner_asks_for_encryption_starts_no_other_job(kits, tmp_path):
@@ -280,7 +293,7 @@ def test_a_site_whose_owner_asks_for_encryption_starts_no_other_job(kits, tmp_pa
         number = admin.submit(bundle(render_tiny_job(tmp_path, 1), tmp_path / "without", code=False))
         assert admin.wait(number) != COMPLETED
         for name in TWO:
-            assert "not all that it trains is encrypted" in _read(kits.folder / name / "log.txt")
+            assert "not all that it sends passes an encryptor" in _read(kits.folder / name / "log.txt")
             assert "Start the training" not in log(kits, name, number)
     finally:
         for policy, text in zip(policies, before, strict=True):

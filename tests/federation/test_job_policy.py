@@ -33,8 +33,10 @@ def config(tmp_path):
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_every_job_of_fedmr_may_run_where_the_owner_limits_nothing(job):
-    assert problems_of((ROOT / "jobs" / job / CLIENT_CONFIG).parent, Policy()) == []
+def test_every_job_of_fedmr_may_run_where_the_owner_limits_nothing(job, tmp_path):
+    folder = (ROOT / "jobs" / job / CLIENT_CONFIG).parent
+    assert problems_of(folder, Policy()) == []
+    assert problems_of(shutil.copytree(folder, tmp_path / "config"), Policy(), code=False) == []
 
 
 @pytest.mark.parametrize("job", JOBS)
@@ -98,6 +100,79 @@ def test_a_json_config_is_checked_like_a_hocon_one(config):
     client["components"][0]["args"]["x"] = "{$HOME}"
     (folder / "config_fed_client.json").write_text(json.dumps(client))
     assert "environment" in problems_of(folder, Policy())[0]
+
+
+def as_json(folder: Path, text: str) -> Path:
+    """The job's client config as JSON, with a text of ours for the argument x of its first component."""
+    client = read_hocon(folder / CLIENT_CONFIG.name).as_plain_ordered_dict()
+    client["components"][0]["args"]["x"] = "HERE"
+    (folder / CLIENT_CONFIG.name).unlink()
+    (folder / "config_fed_client.json").write_text(json.dumps(client).replace('"HERE"', text))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('"\\u007b$HOME}"', "environment"),
+        ('"\\u0024{HOME}"', "environment"),
+        ('"nvflare.app_common.\\u006cogging.job_log_streamer.JobLog\\u0053treamer"', "log"),
+        ('{"p\\u0061th": "subprocess.Popen", "args": {}}', "not on the site's list"),
+        ('{"load_weights_\\u006fnly": false}', "load_weights_only"),
+        ('1, "x": 2', "cannot be read"),
+    ],
+)
+def test_json_is_read_as_flare_reads_it(config, text, reason):
+    assert reason in problems_of(as_json(config(), text), Policy(), code=False)[0]
+
+
+@pytest.mark.parametrize(
+    "name", ["config_fed_client.json", "below/config_fed_client.json", "a/b/config_fed_server.conf"]
+)
+def test_two_configs_of_one_name_are_refused_as_flare_might_take_the_other(config, name):
+    folder = config("mscan_fedavg_he_packed")
+    assert problems_of(folder, Policy(encryption=True)) == []
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text("{}")
+    assert "several configs" in problems_of(folder, Policy(encryption=True))[0]
+
+
+RUNS = {"path": "subprocess.Popen", "args": {"args": ["sh", "-c", "touch /tmp/was_here"]}}
+PERSISTOR = "nvflare.app_opt.pt.file_model_persistor.PTFileModelPersistor"
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        {"model": RUNS | {"config_type": "dict"}},
+        {"model": {"config_type": "dict", "class_path": "os.system"}},
+        {"model": {"x": [{"y": RUNS}]}},
+        {"model": "{shell}"},
+        {"source_ckpt_file_full_name": "{WORKSPACE}/{JOB_ID}/app_site-1/config/x.pt"},
+        {"source_ckpt_file_full_name": "/etc/passwd"},
+        {"source_ckpt_file_full_name": "../config/x.pt"},
+        {"source_ckpt_file_full_name": "fedmr_start.pt", "load_weights_only": False},
+        {"source_ckpt_file_full_name": "fedmr_start.pt", "load_weights_only": 0},
+    ],
+)
+def test_no_argument_of_a_component_that_is_allowed_runs_a_command(config, args):
+    """FLARE's persistor builds its network itself, without its list of classes, and can unpickle whatever it loads."""
+
+    def add(client):
+        client["components"].append({"id": "x", "path": PERSISTOR, "args": args})
+        client["shell"] = RUNS | {"config_type": "dict"}
+
+    assert problems_of(config(change=add), Policy(), code=False)
+
+
+def test_code_that_a_job_does_not_declare_is_refused(config):
+    """FLARE looks for the folder's own entry in the archive, and imports from the folder without."""
+    folder = config()
+    assert problems_of(folder, Policy(), code=False) == []
+    (folder.parent / "custom").mkdir()
+    (folder.parent / "custom" / "sitecustomize.py").write_text("")
+    assert "does not declare" in problems_of(folder, Policy(), code=False)[0]
+    assert problems_of(folder, Policy(), code=True) == []
 
 
 def test_a_config_of_another_format_is_refused(config):

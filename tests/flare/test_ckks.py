@@ -8,8 +8,9 @@ import tenseal
 from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
 from nvflare.apis.event_type import EventType
 from nvflare.apis.filter import ContentBlockedException
-from nvflare.apis.fl_constant import FLContextKey, ReservedKey
+from nvflare.apis.fl_constant import FLContextKey, ReservedKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import make_reply
 from nvflare.app_opt.he.constant import HE_ALGORITHM_CKKS
 from nvflare.fuel.sec.security_content_service import SecurityContentManager, SecurityContentService
 
@@ -112,3 +113,14 @@ def test_the_encryptor_encrypts_all_and_rounds_the_metrics(fl_ctx):
     assert sent.get_meta_prop(MetaKey.INITIAL_METRICS)["psnr"] == pytest.approx(31.23, abs=0.005)
     with pytest.raises(TypeError):
         CkksEncryptor(encrypt_layers=["b"])
+
+
+def test_metrics_of_a_test_leave_rounded_and_all_else_is_blocked(fl_ctx):
+    encryptor = CkksEncryptor()
+    encryptor.handle_event(EventType.START_RUN, fl_ctx)
+    result = DXO(DataKind.METRICS, {"model": {"psnr": 31.23456789}}).to_shareable()
+    assert from_shareable(encryptor.process(result, fl_ctx)).data == {"model": {"psnr": 31.23}}
+    with pytest.raises(ContentBlockedException):
+        encryptor.process(DXO(DataKind.ANALYTIC, {"x": 1.0}).to_shareable(), fl_ctx)
+    failed = make_reply(ReturnCode.EXECUTION_EXCEPTION)
+    assert encryptor.process(failed, fl_ctx) is failed

@@ -184,6 +184,17 @@ def test_the_encryptor_blocks_all_that_is_no_update(kind, kits):
         kits["site-1"].encryptor.process(message, kits["site-1"].fl_ctx)
 
 
+def test_metrics_of_a_test_leave_rounded_and_nothing_beside_them(kits):
+    """A server can change ciphertexts without the key: exact figures of what it made would tell of the weights."""
+    encryptor, fl_ctx = kits["site-1"].encryptor, kits["site-1"].fl_ctx
+    exact = {"model": {"psnr": 31.23456789, "ssim": 0.91234567}, "n_volumes": 3}
+    sent = from_shareable(encryptor.process(DXO(DataKind.METRICS, exact, {"x": "more"}).to_shareable(), fl_ctx))
+    assert sent.data == {"model": {"psnr": 31.23, "ssim": 0.9123}, "n_volumes": 3}
+    assert "x" not in sent.meta
+    with pytest.raises(UnsafeError, match="no known metric"):
+        encryptor.process(DXO(DataKind.METRICS, {"weights": 0.123456789}).to_shareable(), fl_ctx)
+
+
 def test_the_encryptor_blocks_an_update_of_other_variables(kits):
     message = DXO(DataKind.WEIGHT_DIFF, data={"w": MODEL["w"]}).to_shareable()
     with pytest.raises(ContentBlockedException):

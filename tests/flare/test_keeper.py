@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -20,6 +21,7 @@ from fedmr.privacy.policy import POLICY_FILE
 from simulator import ROOT
 
 META = {"job_id": "0123"}
+WITH_CODE = META | {"byoc": True}
 
 
 class Launcher(JobLauncherSpec):
@@ -55,11 +57,13 @@ def launch(request, tmp_path):
         fire_event=lambda kind, fl_ctx: fire_event(kind, handlers, fl_ctx),
     )
 
-    def run(job: str, policy: dict | str):
+    def run(job: str, policy: dict | str, meta=META, custom: bool = False):
         text = policy if isinstance(policy, str) else json.dumps(policy)
         (tmp_path / "local" / POLICY_FILE).write_text(text)
         shutil.copytree((ROOT / "jobs" / job / CLIENT_CONFIG).parent, workspace.get_app_config_dir("0123"))
-        return get_job_launcher(META, context())
+        if custom:
+            Path(workspace.get_app_custom_dir("0123")).mkdir()
+        return get_job_launcher(meta, context())
 
     return run
 
@@ -72,6 +76,15 @@ def test_a_job_within_the_policy_starts(launch):
 def test_a_job_beyond_it_or_a_policy_that_cannot_be_read_starts_nothing(launch, policy):
     with pytest.raises(RuntimeError, match="no job launcher"):
         launch("mscan_fedavg", policy)
+
+
+def test_code_that_flare_knows_of_starts(launch):
+    assert isinstance(launch("mscan_fedavg", {}, WITH_CODE, custom=True), Launcher)
+
+
+def test_code_that_flare_does_not_know_of_starts_nothing(launch):
+    with pytest.raises(RuntimeError, match="no job launcher"):
+        launch("mscan_fedavg", {}, META, custom=True)
 
 
 def test_a_job_that_cannot_be_found_starts_nothing(launch, tmp_path, monkeypatch):

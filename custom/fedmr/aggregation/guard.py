@@ -47,7 +47,8 @@ class Limits:
         steps_factor: steps, as a multiple of the last round's median; sites differ in size.
         own_steps_factor: steps, as a multiple of what the site stated with its first accepted update; its data and
             the job are the same all the time.
-        norm_factor: L2 norm per step, as a multiple of the last round's median.
+        norm_factor: L2 norm per step, as a multiple of the last round's median; of a site of fewer steps than the
+            median, per step of the median.
         metric_ranges: lowest and highest value of metrics that come with the update, PSNR in dB.
         key_metric: by which models are compared, the higher the better.
         max_fall: how far that metric may fall at most sites below the best model's, in dB; a model below it is undone.
@@ -135,7 +136,7 @@ def judge(
         if wrong:
             return wrong, norms
         norms[part] = norm_of(values)
-        fault = fault or _fault_of_norm(norms[part], update.steps, expected, limits, last.paces[part] if last else 0.0)
+        fault = fault or _fault_of_norm(norms[part], update.steps, expected, limits, last, part)
     return fault, norms
 
 
@@ -219,13 +220,16 @@ def _fault_of_values(values: Any, shapes: Mapping[str, Shape]) -> str | None:
     return None
 
 
-def _fault_of_norm(norm: float, steps: Any, shapes: Mapping[str, Shape], limits: Limits, pace: float) -> str | None:
-    """`steps` were checked before; `pace` is the last round's median, 0 if there is none."""
+def _fault_of_norm(
+    norm: float, steps: Any, shapes: Mapping[str, Shape], limits: Limits, last: Typical | None, part: str
+) -> str | None:
+    """`steps` were checked before; `last` holds the last round's medians, if there was one."""
     rate, size = limits.learning_rate, sum(math.prod(shape) for shape in shapes.values())
     reach = _REACH * rate * steps * math.sqrt(size)
     if norm > reach:
         return f"its norm {norm:.3g} is beyond the {reach:.3g} that {steps} steps can do at {rate:g} (learning_rate)"
-    times = norm / steps / pace if pace else 0.0
+    # a site of few steps goes further in each of them: it is measured as one of the usual number
+    times = norm / max(steps, last.steps) / last.paces[part] if last and last.paces[part] else 0.0
     if times > limits.norm_factor:
         allowed = f"{limits.norm_factor:g} times are allowed (norm_factor)"
         return f"its norm {norm:.3g} is, per step, {times:.3g} times the last round's median; {allowed}"

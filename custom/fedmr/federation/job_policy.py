@@ -1,14 +1,18 @@
 """Whether a job, as it arrived at a site, stays within what the site's owner allows. Needs no FLARE."""
 
+import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fedmr.federation.allow_list import PRIVACY_FILTERS
+from fedmr.federation.allow_list import ALLOWED, PRIVACY_FILTERS
 from fedmr.privacy.policy import Policy
 from fedmr.utils.class_path import refusal, targets
-from fedmr.utils.hocon import UnsafeConfigError, read_hocon
+from fedmr.utils.hocon import UnsafeConfigError, nodes, read_hocon
 
+_CLIENT = "config_fed_client"
+_FILE_NAME = re.compile(r"[\w-][\w.-]*")
 _LOG_STREAMS = "nvflare.app_common.logging."
 _ENCRYPTORS = ("fedmr.flare.he.PackedEncryptor", "fedmr.flare.ckks.CkksEncryptor")
 _STATISTICS, _STATISTICS_FILTER = (
@@ -18,7 +22,7 @@ _STATISTICS, _STATISTICS_FILTER = (
 _ALONE = frozenset({"validate"})  # tasks whose results are metrics, which no encryptor takes
 
 
-def problems_of(config: Path, policy: Policy) -> list[str]:
+def problems_of(config: Path, policy: Policy, *, code: bool | None = None) -> list[str]:
     """Return what in a job's client config goes beyond the policy; empty if nothing does.
 
     No value of the config is repeated, only paths of classes that the policy names or would have to name.
@@ -26,30 +30,88 @@ def problems_of(config: Path, policy: Policy) -> list[str]:
     Args:
         config: folder with the job's configs, `config_fed_client.*` among them.
         policy: of the site.
+        code: whether FLARE knows that the job brings code, and has let it in; by default whether there is any.
     """
+    custom = config.parent / "custom"
+    if code is None:
+        code = custom.is_dir()
+    elif not code and custom.exists():
+        return ["it brings code that it does not declare, which FLARE would import"]
+    if misplaced := _misplaced(config):
+        return [misplaced]
     try:
-        trees = {path: read_hocon(path) for path in sorted(config.glob("*")) if path.suffix in (".conf", ".json")}
+        trees = {path: _read(path) for path in sorted(config.rglob("*")) if path.suffix in (".conf", ".json")}
     except UnsafeConfigError:
         return ["a config includes files or asks for variables of the environment; render the job whole"]
     except Exception as error:  # whatever a hostile text does to the parser, the job does not run
         return [f"a config cannot be read ({type(error).__name__})"]
-    if any(path.suffix not in (".conf", ".json") for path in config.glob("config_fed_*")):
-        return ["a config is neither HOCON nor JSON, and cannot be checked"]
-    client = next((tree for path, tree in trees.items() if path.stem == "config_fed_client"), None)
+    client = next((tree for path, tree in trees.items() if path.stem == _CLIENT), None)
     general = [problem for tree in trees.values() for problem in _general(tree)]
-    custom = [config.parent / "custom"]  # code of the job, which FLARE has let in
-    general += [problem for path in targets(list(trees.values())) if (problem := refusal(path, policy.classes, custom))]
+    if not code:  # else FLARE does not look at classes either
+        general += [problem for tree in trees.values() for problem in _strange_classes(tree, policy)]
+    folders = [custom] if code else []
+    general += [
+        problem for path in targets(list(trees.values())) if (problem := refusal(path, policy.classes, folders))
+    ]
     return list(dict.fromkeys([*general, *(_of_client(client, policy) if client is not None else [])]))
 
 
+def _misplaced(config: Path) -> str:
+    """Why it is not clear which configs FLARE would take, "" if it is.
+
+    FLARE looks for a config by its name with each ending in turn, in folders below as well, and takes the first.
+    """
+    found = [path for path in config.rglob("*") if path.name.startswith("config_fed_")]
+    if any(path.suffix not in (".conf", ".json") for path in found):
+        return "a config is neither HOCON nor JSON, and cannot be checked"
+    if any(path.parent != config for path in found) or len({path.stem for path in found}) < len(found):
+        return "there are several configs of one name, and FLARE might take another than is checked"
+    return ""
+
+
+def _read(path: Path) -> Any:
+    """A config as FLARE reads it: JSON by Python's own parser, which knows escapes, HOCON by pyhocon.
+
+    Raises:
+        ValueError: a name stands twice in JSON, of which parsers take one or the other.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len({name for name, _ in pairs}) < len(pairs):
+            raise ValueError("a name stands twice")
+        return dict(pairs)
+
+    if path.suffix == ".json":
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
+    return read_hocon(path)
+
+
 def _general(tree: Any) -> Iterator[str]:
-    """Problems of any config, whatever the site allows: variables of the environment, and logs that leave."""
+    """Problems of any config, whatever the site allows: variables of the environment, logs that leave, pickles."""
     for value in _walk(tree):
         if isinstance(value, str):
-            if "{$" in value.replace(" ", ""):
+            if any(sign in "".join(value.split()) for sign in ("{$", "${")):
                 yield "a value asks for a variable of the site's environment ({$NAME})"
             if value.startswith(_LOG_STREAMS) or value.rpartition(".")[2] == "JobLogStreamer":
                 yield "it streams the site's log, which stays at the site"
+    for node in nodes(tree):
+        if node.get("load_weights_only", True) is not True:
+            yield "it would read a model file that can hold commands (load_weights_only)"
+        if not _FILE_NAME.fullmatch(str(node.get("source_ckpt_file_full_name", None) or "model")):
+            yield "it starts from a model file outside the job (source_ckpt_file_full_name)"
+
+
+def _strange_classes(tree: Any, policy: Policy) -> Iterator[str]:
+    """Class paths beyond the site's list, wherever they stand.
+
+    FLARE checks a path when it builds a component. What it takes for a plain dictionary (`config_type`) passes, and its
+    own components build such later, e.g. the persistor its network.
+    """
+    allowed = {*ALLOWED, *policy.classes}
+    for node in nodes(tree):
+        for key in ("path", "class_path"):
+            if key in node and not (isinstance(node[key], str) and node[key] in allowed):
+                yield f"a class is not on the site's list ({key}); a job without code may name those of FedMR's jobs"
 
 
 def _of_client(client: Mapping[str, Any], policy: Policy) -> Iterator[str]:
@@ -63,8 +125,8 @@ def _of_client(client: Mapping[str, Any], policy: Policy) -> Iterator[str]:
     for needed in policy.required_filters:
         if needed not in _filters(client, trained):
             yield f"not all that it trains passes {needed} (required_filters)"
-    if policy.encryption and not any(encryptor in _filters(client, trained) for encryptor in _ENCRYPTORS):
-        yield "not all that it trains is encrypted (encryption)"
+    if policy.encryption and not any(encryptor in _filters(client, tasks) for encryptor in _ENCRYPTORS):
+        yield "not all that it sends passes an encryptor (encryption)"
     if policy.min_volumes > 1 and PRIVACY_FILTERS.isdisjoint(_filters(client, tasks)):
         yield "no filter counts the volumes behind its metrics (min_volumes)"
 

@@ -3,13 +3,15 @@
 from typing import Any
 
 import numpy as np
-from nvflare.apis.dxo import DXO, MetaKey, from_shareable
+from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
+from nvflare.apis.filter import ContentBlockedException
+from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.app_opt.he.model_decryptor import HEModelDecryptor
 from nvflare.app_opt.he.model_encryptor import HEModelEncryptor
 
-from fedmr.flare.he import digest_of, one_answer
+from fedmr.flare.he import digest_of, one_answer, rounded
 from fedmr.privacy.mechanism import public_metrics
 from fedmr.utils.validation import require
 
@@ -25,6 +27,21 @@ class CkksEncryptor(HEModelEncryptor):
 
     def __init__(self, weigh_by_local_iter: bool = True) -> None:
         super().__init__(weigh_by_local_iter=weigh_by_local_iter)
+
+    def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
+        """The encrypted update, or metrics of a test rounded; FLARE's lets whatever else there is pass as it is.
+
+        Raises:
+            ContentBlockedException: the result is neither.
+        """
+        if shareable.get_return_code() != ReturnCode.OK:
+            return shareable
+        dxo = from_shareable(shareable)
+        if dxo.data_kind == DataKind.METRICS:
+            return rounded(dxo)
+        if dxo.data_kind not in (DataKind.WEIGHT_DIFF, DataKind.WEIGHTS):
+            raise ContentBlockedException(f"{type(self).__name__} lets nothing leave but weights and metrics")
+        return super().process(shareable, fl_ctx)
 
     def process_dxo(self, dxo: DXO, shareable: Shareable, fl_ctx: FLContext) -> DXO | None:
         """The encrypted update."""

@@ -84,7 +84,10 @@ class _KeyHolder(Filter):
 
 
 class PackedEncryptor(_KeyHolder):
-    """Turns the site's update into its encrypted weights times steps, and blocks all else. It comes last.
+    """Turns the site's update into its encrypted weights times steps, and blocks all but metrics. It comes last.
+
+    Metrics leave rounded, also those of a test: exact ones of models that a server has made from ciphertexts would
+    tell of the weights in them.
 
     Weights, not differences: what the server keeps is then a whole global model, for sites that were away or have
     started anew as for all others, and no sum of many rounds' roundings.
@@ -116,6 +119,8 @@ class PackedEncryptor(_KeyHolder):
         if shareable.get_return_code() != ReturnCode.OK:
             return shareable
         dxo = from_shareable(shareable)
+        if dxo.data_kind == DataKind.METRICS:
+            return rounded(dxo)
         if dxo.data_kind != DataKind.WEIGHT_DIFF or layout_of(dxo.data) != layout_of(self._received):
             raise ContentBlockedException(f"{type(self).__name__} lets nothing leave but an update of all weights")
         weights = {name: np.add(value, dxo.data[name], dtype=np.float64) for name, value in self._received.items()}
@@ -256,6 +261,15 @@ class HEModelLocator(PTFileModelLocator):
         dxo = super().locate_model(model_name, fl_ctx)
         serialize_nested_dict(dxo.data)
         return dxo
+
+
+def rounded(metrics: DXO) -> Shareable:
+    """Metrics of a test as they may leave.
+
+    Raises:
+        UnsafeError: they are none.
+    """
+    return DXO(DataKind.METRICS, data=public_metrics(metrics.data)).to_shareable()
 
 
 def digest_of(dxo: DXO) -> bytes:

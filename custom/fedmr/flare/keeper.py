@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from nvflare.apis.app_validation import AppValidationKey
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
@@ -37,7 +38,8 @@ class PolicyKeeper(Widget):
 
     @staticmethod
     def _problems(fl_ctx: FLContext) -> list[str]:
-        number = fl_ctx.get_prop(FLContextKey.JOB_META)[JobMetaKey.JOB_ID.value]
+        meta = fl_ctx.get_prop(FLContextKey.JOB_META)
+        number = meta[JobMetaKey.JOB_ID.value]
         workspace = fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT)
         if workspace is None:
             root = fl_ctx.get_prop(FLContextKey.WORKSPACE_ROOT) or fl_ctx.get_engine().get_workspace().get_root_dir()
@@ -45,4 +47,5 @@ class PolicyKeeper(Widget):
         config = Path(workspace.get_app_config_dir(number))
         if not config.is_dir():
             return ["its configs are missing"]
-        return problems_of(config, read_policy(Path(workspace.get_site_config_dir())))
+        policy = read_policy(Path(workspace.get_site_config_dir()))
+        return problems_of(config, policy, code=bool(meta.get(AppValidationKey.BYOC)))

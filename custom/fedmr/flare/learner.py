@@ -29,6 +29,7 @@ from fedmr.flare.messages import REASON, VALIDATION_SPLIT, latents_message, pack
 from fedmr.flare.sites import site_folder
 from fedmr.flare.versions import VERSIONS, own_versions
 from fedmr.privacy.accountant import BudgetError
+from fedmr.privacy.mechanism import rounded_figure
 from fedmr.reports.pictures import comparison_image
 from fedmr.runs.records import OF_SERVER
 from fedmr.runs.run import PERSONAL_FILE
@@ -305,8 +306,11 @@ class SiteLearner(Learner):
             save_model(self._state_file.with_name(PERSONAL_FILE), model)
 
     def _stream(self, tag: str, value: float, step: int) -> None:
+        """Send a figure for the curves; what is measured on scans is rounded, as metrics are."""
         if self._writer:
-            self._writer.write(tag, float(value), AnalyticsDataType.SCALAR, global_step=step)
+            measured = tag.startswith(("train/loss", "val/"))
+            sent = rounded_figure(float(value)) if measured else float(value)
+            self._writer.write(tag, sent, AnalyticsDataType.SCALAR, global_step=step)
 
     def _stream_image(self, tag: str, trainer: Trainer, step: int) -> None:
         """Send one comparison picture, only where the site's own datalist allows pixels to leave."""

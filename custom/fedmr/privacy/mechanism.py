@@ -143,7 +143,12 @@ def _public(name: str, value: object) -> float:
         raise UnsafeError(f"{str(name)[:40]!r} is no known metric with a number; known are {', '.join(VOLUME_METRICS)}")
     if not math.isfinite(float(value)):
         raise UnsafeError(f"metric {name} is {float(value)}")
-    return float(f"{float(value):.{DIGITS}g}")
+    return rounded_figure(float(value))
+
+
+def rounded_figure(value: float) -> float:
+    """A figure that was measured on scans, with `DIGITS` significant digits; NaN stays NaN."""
+    return float(f"{value:.{DIGITS}g}")
 
 
 def _towards_zero(part: Vector, dtype: np.dtype[Any]) -> NDArray[Any]:
