@@ -37,8 +37,8 @@ def mean(contributions, shares):
     )
 
 
-def test_an_honest_round_counts_as_it_is():
-    """Also of sites that differ as the real scans' do: six times the steps, four times the norm, a cosine of 0.15."""
+def test_a_round_within_the_bounds_counts_as_it_is():
+    """Also of sites that differ as the real scans' do: five times the steps, four times the norm, a cosine of 0.15."""
     sites = {
         "site-1": contribution(honest(1, 0.25) * 0.9, 40),
         "site-2": contribution(honest(2, 0.25), 44),
@@ -51,6 +51,25 @@ def test_an_honest_round_counts_as_it_is():
     assert all(share.factors == {"": 1.0} for share in shares.counted.values())
     assert not shares.left_out
     assert not shares.tempered
+
+
+@pytest.mark.parametrize("agreement", [0.0, 0.1, 0.15])
+def test_sites_of_other_contrasts_are_not_left_out_late_in_a_training(agreement):
+    """As on real scans: updates hardly agree any more, and an honest site's cosine with the others was -0.17."""
+    apart = -0.17 * COMMON + honest(9, 0.0)
+    sites = federation(**{f"more-{n}": contribution(honest(10 + n, agreement)) for n in range(3)}) | {
+        "apart": contribution(apart)
+    }
+    sites |= {f"site-{n}": contribution(honest(n, agreement), 40) for n in range(HONEST)}
+    shares = shares_of(sites, Bounds())
+    assert not shares.left_out
+    assert not shares.tempered
+
+
+@pytest.mark.parametrize("sizes", [[8, 7, 4, 18, 56, 24, 2, 76], [13, 12, 12, 12, 71, 10, 12, 68]])
+def test_the_sizes_of_the_real_sites_count_in_full(sizes):
+    sites = {f"site-{n}": contribution(honest(n) * size**0.5, size) for n, size in enumerate(sizes)}
+    assert [share.weight for share in shares_of(sites, Bounds()).counted.values()] == sizes
 
 
 @pytest.mark.parametrize("times", [-0.5, -1, -6, -8, -9, -30, -1e6])
@@ -83,11 +102,11 @@ def test_noise_of_any_size_and_weight_hardly_turns_the_mean(scale, steps):
     assert 0.7 < np.linalg.norm(found) / np.linalg.norm(without) < 1.3
 
 
-@pytest.mark.parametrize("steps", [120, 2400, 4000, 1e9])
-def test_claimed_steps_buy_at_most_three_medians_of_weight(steps):
+@pytest.mark.parametrize("steps", [240, 2400, 4000, 1e9])
+def test_claimed_steps_buy_at_most_six_medians_of_weight(steps):
     shares = shares_of(federation(hostile=contribution(honest(7), steps)), Bounds())
     share = shares.counted.get("hostile")
-    assert share is None or share.weight <= 3 * 40
+    assert share is None or share.weight <= 6 * 40
     assert share is not None or "steps" in shares.left_out["hostile"]
 
 

@@ -1,10 +1,14 @@
 """The updates of one round compared: who is left out, and what the others count.
 
-An honest round passes unchanged: FedAvg's weighted mean stays what it is, to the last bit. Only a site that claims
-many times the others' steps, goes many times as far, or goes against a direction in which the others agree, counts
-less or not at all. Norms are clipped relative to the round's own median, in the manner of Sun et al. ("Can you really
-backdoor federated learning?", 2019); directions are compared as in FLTrust (Cao et al., NDSS 2021), with the other
-sites in the place of a server's own data. All of it holds for fewer than half of the sites.
+A round in which no site is beyond a bound passes unchanged: FedAvg's weighted mean stays what it is, to the last bit.
+A site that claims many times the others' steps, goes many times as far, or goes against a direction in which the
+others clearly agree, counts less or not at all. The bounds are those under which real scans of sites of unequal size
+and other contrasts lost nothing (benchmarks/results/defaults.md); an honest site beyond them, e.g. of more than six
+times the median's scans, counts less than by its size.
+
+Norms are clipped relative to the round's own median, in the manner of Sun et al. ("Can you really backdoor federated
+learning?", 2019); directions are compared as in FLTrust (Cao et al., NDSS 2021), with the other sites in the place of
+a server's own data. All of it holds for fewer than half of the sites.
 """
 
 import math
@@ -31,14 +35,15 @@ class Bounds:
         far_steps: a site that claims more steps than this multiple is left out.
         far_norm: a site whose L2 norm per step is beyond this multiple is left out.
         agreement: cosine, 0 to 1. Where updates agree at least so much, one that opposes them is left out, and one
-            of less than a quarter of the usual agreement counts no more than the median site if there are four.
+            of less than a quarter of the usual agreement counts no more than the median site if there are four. Where
+            they agree less, as sites of other contrasts do late in a training, directions tell nothing.
     """
 
-    weight: Positive = 3.0
+    weight: Positive = 6.0
     norm: Positive = 3.0
     far_steps: Positive = 100.0
     far_norm: Positive = 10.0
-    agreement: NotNegative = 0.1
+    agreement: NotNegative = 0.25
 
 
 @dataclass(frozen=True)

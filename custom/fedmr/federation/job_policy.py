@@ -126,7 +126,7 @@ def _of_client(client: Mapping[str, Any], policy: Policy) -> Iterator[str]:
         if needed not in _filters(client, trained):
             yield f"not all that it trains passes {needed} (required_filters)"
     if policy.encryption and not any(encryptor in _filters(client, tasks) for encryptor in _ENCRYPTORS):
-        yield "not all that it sends passes an encryptor (encryption)"
+        yield "not all that it sends is encrypted or rounded by an encryptor (encryption)"
     if policy.min_volumes > 1 and PRIVACY_FILTERS.isdisjoint(_filters(client, tasks)):
         yield "no filter counts the volumes behind its metrics (min_volumes)"
 
