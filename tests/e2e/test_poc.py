@@ -29,6 +29,7 @@ from fedmr.privacy.policy import POLICY_FILE
 from fedmr.reports.html import write_html
 from fedmr.runs.resume import resumed_job, unfinished_run
 from fedmr.runs.run import Run
+from planted import VARIABLE, WORDS, leaks, plant
 from simulator import ROOT, SITES, render_tiny_job
 
 pytestmark = pytest.mark.e2e
@@ -302,62 +303,42 @@ def test_a_site_whose_owner_asks_for_encryption_starts_no_other_job(kits, tmp_pa
             policy.write_text(text)
 
 
-PLANTED = {name: f"planted-{name}" for name in ("patient", "file", "folder", "variable")}
-
-
 @pytest.fixture
 def planted(kits, hospitals, tmp_path, monkeypatch):
-    """The federation anew; the first site's scans, patients and folder have names that nobody else may learn.
-
-    After the tests above, so that code is forbidden.
-    """
-    monkeypatch.setenv("FEDMR_PLANTED", PLANTED["variable"])
-    root = tmp_path / PLANTED["folder"]
-    site = Path(shutil.copytree(hospitals / TWO[0], root / TWO[0]))
-    datalist = json.loads((site / "datalist.json").read_text())
-    for number, volume in enumerate(datalist["volumes"]):
-        name = f"{PLANTED['file']}-{number}.nii.gz"
-        (site / volume["image"]).rename(site / name)
-        volume |= {"image": name, "patient": f"{PLANTED['patient']}-{number}"}
-    (site / "datalist.json").write_text(json.dumps(datalist))
-    kit, pointer = kits.folder / TWO[0], kits.folder / TWO[0] / "local" / DATA_ROOT_FILE
-    before = pointer.read_text()
+    """The federation anew, with names at the first site that nobody else may learn. Code is forbidden by now."""
+    monkeypatch.setenv(VARIABLE, WORDS["variable"])
+    kit = kits.folder / TWO[0]
+    before = (kit / "local" / DATA_ROOT_FILE).read_text()
     stop(kits)
-    fill_kit(kit, data=root)
+    site = plant(hospitals / TWO[0], tmp_path)
+    fill_kit(kit, data=site.parent)
     start(kits)
     yield site
-    pointer.write_text(before)
+    (kit / "local" / DATA_ROOT_FILE).write_text(before)
 
 
 def test_nothing_of_a_site_but_figures_reaches_the_server_also_when_jobs_fail(planted, kits, tmp_path):
     job, admin = bundle(render_tiny_job(tmp_path, 1), tmp_path / "whole", code=False), Admin(kits)
     states, runs = [], []
 
-    def run(change=lambda text: text) -> None:
+    def run(line: str = "") -> None:
         copy = Path(shutil.copytree(job, tmp_path / f"job-{len(states)}"))
-        (copy / CLIENT_CONFIG).write_text(change((copy / CLIENT_CONFIG).read_text()))
+        text = (copy / CLIENT_CONFIG).read_text()
+        (copy / CLIENT_CONFIG).write_text(text.replace("task {", f"{line}\n task {{", 1))
         number = admin.submit(copy, again=True)
         states.append(admin.wait(number))
         runs.append(admin.download(number, tmp_path / "runs"))
 
     run()
-    run(lambda text: text.replace("task {", "unknown = 1\n task {", 1))  # the site's learner cannot be built
-    run(lambda text: text.replace("task {", 'threads = "{$FEDMR_PLANTED}"\n task {', 1))
+    run("unknown = 1")  # the site's learner cannot be built
+    run(f'threads = "{{${VARIABLE}}}"')
     for scan in planted.glob("*.nii.gz"):
         scan.write_bytes(scan.read_bytes()[:1000])
     run()
     assert [state == COMPLETED for state in states] == [True, False, False, False]
     write_html(Run(runs[0]), tmp_path / "runs" / "page.html")
-    words = [*PLANTED.values(), f"{kits.folder / TWO[0]}/"]
-    said = "".join(_read(file) for file in (kits.folder / TWO[0]).rglob("*log*.txt"))
-    assert all(word in said for word in (PLANTED["file"], words[-1]))  # where it belongs
-    found = [
-        (file.name, word)
-        for folder in (kits.folder / kits.server["name"], kits.folder / TWO[1], tmp_path / "runs")
-        for file in folder.rglob("*")
-        if file.is_file()
-        for word in words
-        if word.encode() in file.read_bytes()
-    ]
-    assert not found
+    words = [*WORDS.values(), f"{kits.folder / TWO[0]}/"]
+    own = {word for _, word in leaks([kits.folder / TWO[0]], words)}
+    assert own >= {WORDS["file"], words[-1]}  # at the site itself the reasons are told
+    assert leaks([kits.folder / kits.server["name"], kits.folder / TWO[1], tmp_path / "runs"], words) == []
     assert "cannot take part" in "".join(_read(file) for file in runs[-1].rglob("log.txt"))
