@@ -2,6 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 BIN := .venv/bin
+AUDIT := .venv/audit
 
 JOB ?= mscan_fedavg
 SITES ?= 4
@@ -16,7 +17,7 @@ DATA ?= data
 REAL_DATA ?= ../shared/data
 include poc/flare.env
 
-.PHONY: help setup demo poc study test test-quick check sim jobs clean bench bench-step bench-data bench-optimisations \
+.PHONY: help setup setup-locked lock sbom audit demo poc study test test-quick check sim jobs clean bench bench-step bench-data bench-optimisations \
 	bench-federation bench-growth bench-provisioned bench-scale bench-inference bench-prepare bench-he bench-mrcm bench-real
 .DEFAULT_GOAL := help
 
@@ -29,6 +30,33 @@ setup: .venv/installed  ## make .venv and install everything into it
 	python3 -m venv .venv
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt
 	touch $@
+
+setup-locked:  ## the same with every file checked by its hash (Linux x86-64, Python 3.11)
+	python3 -m venv .venv
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch .venv/installed
+
+lock: setup  ## write requirements.lock from what is installed
+	$(BIN)/python tools/lock_requirements.py requirements.lock
+
+$(AUDIT)/installed: Makefile
+	python3 -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip install --quiet cyclonedx-bom==7.5.0 pip-audit==2.10.1
+	touch $@
+
+sbom: setup $(AUDIT)/installed  ## bill of materials of .venv (CycloneDX) in runs/sbom.json
+	mkdir -p runs
+	$(AUDIT)/bin/cyclonedx-py environment --output-file runs/sbom.json $(BIN)/python
+
+# Skipped, and said so, where neither the tool nor a database of vulnerabilities can be reached.
+audit: setup  ## known vulnerabilities of the locked packages
+	mkdir -p runs; rm -f runs/audit.json; \
+	if ! $(MAKE) --no-print-directory -s $(AUDIT)/installed; then echo "pip-audit: SKIPPED, it cannot be installed here"; \
+	elif timeout 300 $(AUDIT)/bin/pip-audit --disable-pip --no-deps --progress-spinner off -r requirements.lock \
+		-f json -o runs/audit.json; then echo "pip-audit: no known vulnerability"; \
+	elif [ -s runs/audit.json ]; then cat runs/audit.json; echo "pip-audit: vulnerabilities, see above"; exit 1; \
+	else echo "pip-audit: SKIPPED, no database of vulnerabilities can be reached"; fi
 
 demo: setup  ## simulated hospitals, four-site federation; table, picture, page and model in runs/demo
 	$(BIN)/fedmr demo-data data --sites $(SITES) --patients $(PATIENTS)
@@ -64,11 +92,12 @@ test: setup  ## unit tests, then whole federations in the simulator
 test-quick: setup  ## unit tests of every day: neither federations nor what only a release needs
 	$(BIN)/pytest -m "not e2e and not release" -n 2 --dist loadfile
 
-check: setup  ## lint, types, and the job folders
+check: setup  ## lint, types, the job folders, and known vulnerabilities
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/fedmr jobs check
+	$(MAKE) --no-print-directory audit
 
 jobs: setup  ## render jobs/ from app_configs/ and check them
 	$(BIN)/fedmr jobs render

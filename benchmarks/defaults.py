@@ -45,6 +45,9 @@ _FIRST = "FedAvg, nothing bounded"
 AGGREGATIONS: dict[str, Callable[[], Aggregator]] = {
     _FIRST: lambda: WeightedAggregator(bounds=_OPEN),
     "**the default**": WeightedAggregator,
+    "up to 3 medians of weight, directions count from a cosine of 0.1": lambda: WeightedAggregator(
+        bounds={"weight": 3.0, "agreement": 0.1}
+    ),
     "weight up to 10 medians": lambda: WeightedAggregator(bounds=_OPEN | {"weight": 10.0}),
     "norm up to the median": lambda: WeightedAggregator(bounds=_OPEN | {"norm": 1.0}),
     "all sites count the same": lambda: EqualAggregator(bounds=_OPEN),

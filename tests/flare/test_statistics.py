@@ -24,7 +24,6 @@ from pyhocon import ConfigFactory
 from fedmr.data.datalist import DATA_ROOT_VARIABLE
 from fedmr.data.statistics import INTENSITY, PER_PATIENT, PER_VOLUME, Sample
 from fedmr.federation.render import CLIENT_CONFIG, SERVER_CONFIG
-from fedmr.flare.statistics import SmallDataSetCleanser
 from fedmr.privacy.policy import POLICY_FILE
 from fedmr.runs.run import STATISTICS
 from phantoms import write_site
@@ -231,10 +230,20 @@ def test_no_job_lowers_the_sites_own_least_number_of_patients(tmp_path):
         site = Site("site-1", samples=samples([1.0] * 9, patients), local=tmp_path)
         sent = fobs.loads(from_shareable(site.reply(inputs)).data[StC.STATS_1st_STATISTICS])
         assert sent["count"]["all"][INTENSITY] == count
-    ids = [i for i, part in site.components.items() if i in FILTER["args"]["result_cleanser_ids"]]
-    bare = [i for i in ids if not isinstance(site.components[i], SmallDataSetCleanser)]
-    with pytest.raises(ValueError, match="min_patients"):
-        site.reply(inputs, build(FILTER | {"args": {"result_cleanser_ids": bare}}))
+    for missing in FILTER["args"]["result_cleanser_ids"]:
+        rest = [name for name in FILTER["args"]["result_cleanser_ids"] if name != missing]
+        with pytest.raises(ValueError, match="min_patients"):
+            site.reply(inputs, build(FILTER | {"args": {"result_cleanser_ids": rest}}))
+
+
+def test_no_job_gets_exact_ends_or_fine_bins_where_a_policy_names_min_patients(tmp_path):
+    (tmp_path / POLICY_FILE).write_text('{"min_patients": 5}')
+    site = Site("site-1", samples=samples([1.0] * 9, 6), local=tmp_path)
+    noise, bins = site.components["min_max_noise"], site.components["histogram_bins"]
+    noise.noise_level, bins.max_bins_percent = (0.0, 0.0), 100
+    site.reply(build(CONTROLLER)._prepare_inputs(StC.STATS_1st_STATISTICS))
+    assert noise.noise_level == (0.1, 0.3)
+    assert bins.max_bins_percent == 10
 
 
 def test_a_job_whose_cohort_differs_by_one_patient_from_an_earlier_one_gets_nothing(root, caplog):

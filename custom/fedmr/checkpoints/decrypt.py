@@ -11,6 +11,7 @@ from fedmr.checkpoints.stored import META, encryption_of
 from fedmr.privacy import packing
 from fedmr.privacy.bfv import Key, check_secret
 from fedmr.privacy.packing import ALGORITHM, HEADER, Encrypted, Layout
+from fedmr.utils.extras import load
 
 # A network's weights are far below; with a wrong key CKKS gives numbers far above, and no error.
 _LARGEST = 1e4
@@ -38,7 +39,7 @@ def decrypt(content: Mapping[str, Any], context: Path, layout: Layout) -> dict[s
 
 def _decrypt_ckks(model: Mapping[str, Any], secret: bytes, layout: Layout) -> dict[str, Any]:
     """FLARE's own: one ciphertext per variable, without its shape; a variable may also be left in plaintext."""
-    import tenseal  # type: ignore[import-untyped]
+    tenseal = load("tenseal")
 
     check_secret(secret)
     context, weights = tenseal.context_from(secret), {}

@@ -12,7 +12,9 @@ from nvflare.app_common.abstract.statistics_spec import Bin, DataType, Feature, 
 from nvflare.app_common.app_constant import StatisticsConstants
 from nvflare.app_common.executors.statistics.statistics_executor import StatisticsExecutor
 from nvflare.app_common.filters.statistics_privacy_filter import StatisticsPrivacyFilter
+from nvflare.app_common.statistics.histogram_bins_cleanser import HistogramBinsCleanser
 from nvflare.app_common.statistics.min_count_cleanser import MinCountCleanser
+from nvflare.app_common.statistics.min_max_cleanser import AddNoiseToMinMax
 from nvflare.app_common.statistics.statistics_privacy_cleanser import StatisticsPrivacyCleanser
 from nvflare.fuel.utils.log_utils import get_obj_logger
 
@@ -20,6 +22,9 @@ from fedmr.data.statistics import Sample, cohorts, measure
 from fedmr.flare.sites import local_folder, site_folder
 from fedmr.privacy.cohorts import COHORTS_FILE, Cohorts
 from fedmr.privacy.policy import read_policy
+
+_NOISE = 0.1, 0.3  # least shares by which the ends of a range are moved, where a policy names min_patients
+_MOST_BINS = 10  # percent of the records, of a histogram there
 
 
 class SiteStatistics(Statistics):
@@ -137,6 +142,13 @@ class SmallDataSetCleanser(MinCountCleanser):
         return statistics, changed
 
 
+_NEEDED = {
+    SmallDataSetCleanser: "small data sets would leave",
+    AddNoiseToMinMax: "a smallest or largest value is one patient's",
+    HistogramBinsCleanser: "a bin could hold one patient",
+}
+
+
 class StrictStatisticsFilter(StatisticsPrivacyFilter):
     """FLARE's filter, which however passes statistics on uncleansed where a cleanser's id is not found."""
 
@@ -144,16 +156,29 @@ class StrictStatisticsFilter(StatisticsPrivacyFilter):
         """The cleansers, all of them, none of which hides less than the site's policy asks for.
 
         Raises:
-            ValueError: one is missing, also one that hides small data sets where the policy asks for it; FLARE then
-                sends nothing and the server ends the job.
+            ValueError: one is missing, also one of those that a site needs whose policy names `min_patients`; FLARE
+                then sends nothing and the server ends the job.
         """
         cleansers = super().get_cleansers(result_checker_ids, fl_ctx)
         if len(cleansers) < max(len(result_checker_ids), 1):
             raise ValueError(f"not all of the cleansers {result_checker_ids} are components of this job")
         least = read_policy(local_folder(fl_ctx)).min_patients
-        hiding = [cleanser for cleanser in cleansers if isinstance(cleanser, SmallDataSetCleanser)]
-        if least > 1 and not hiding:
-            raise ValueError("the site's policy names min_patients, and the job has no SmallDataSetCleanser")
-        for cleanser in hiding:
-            cleanser.min_count = max(cleanser.min_count, least)
+        if least > 1:
+            for kind, hidden in _NEEDED.items():
+                if not any(isinstance(cleanser, kind) for cleanser in cleansers):
+                    raise ValueError(
+                        f"the site's policy names min_patients, and the job has no {kind.__name__}: {hidden}"
+                    )
+            for cleanser in cleansers:
+                _tighten(cleanser, least)
         return cleansers
+
+
+def _tighten(cleanser: StatisticsPrivacyCleanser, least: int) -> None:
+    """Let a cleanser hide no less than a site with a policy asks for, whatever the job says."""
+    if isinstance(cleanser, SmallDataSetCleanser):
+        cleanser.min_count = max(cleanser.min_count, least)
+    elif isinstance(cleanser, AddNoiseToMinMax):
+        cleanser.noise_level = tuple(map(max, cleanser.noise_level, _NOISE))
+    elif isinstance(cleanser, HistogramBinsCleanser):
+        cleanser.max_bins_percent = min(cleanser.max_bins_percent, _MOST_BINS)

@@ -14,6 +14,7 @@ from typing import IO, Any
 import numpy as np
 
 from fedmr.privacy.policy import PolicyError, read_policy
+from fedmr.utils.extras import load
 from fedmr.utils.files import write_atomically
 from fedmr.utils.validation import require
 
@@ -38,11 +39,9 @@ def gaussian_epsilon(releases: Mapping[float, int], delta: float) -> float:
             (see `fedmr.privacy.mechanism`), so the accountant is told half of it.
         delta: probability that the bound does not hold.
     """
-    from opacus.accountants import RDPAccountant  # type: ignore[import-untyped]
-
     if not releases:
         return 0.0
-    accountant = RDPAccountant()
+    accountant = load("opacus.accountants").RDPAccountant()
     accountant.history = [(multiplier / 2, 1.0, count) for multiplier, count in releases.items()]
     return max(0.0, float(accountant.get_epsilon(delta, alphas=_ORDERS)))
 
@@ -54,9 +53,7 @@ def sampled_epsilon(steps: Sequence[Steps], delta: float) -> float:
         steps: their noise has the deviation of the noise multiplier times the largest norm of a unit's part.
         delta: probability that the bound does not hold.
     """
-    from opacus.accountants import RDPAccountant
-
-    accountant = RDPAccountant()
+    accountant = load("opacus.accountants").RDPAccountant()
     accountant.history = list(steps)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that another order would give a smaller bound

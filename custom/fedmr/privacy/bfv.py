@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedmr.utils.extras import load
+
 DEGREE = 4096  # of the polynomials, and slots of a ciphertext
 # For 128-bit security 109 are allowed at this degree (homomorphicencryption.org, standard of 2018, table 1). SEAL sends
 # eight bytes for a coefficient; with 56 bits one of them is always 0 and compresses away.
@@ -117,7 +119,7 @@ def check_secret(context: bytes) -> None:
     Raises:
         ValueError: it does not, or is none.
     """
-    import tenseal  # type: ignore[import-untyped]
+    tenseal = load("tenseal")
 
     try:
         secret = tenseal.context_from(context).has_secret_key()
@@ -137,7 +139,7 @@ class _Seal:
 
 @cache
 def _seal() -> _Seal:
-    from tenseal import sealapi
+    sealapi = load("tenseal.sealapi")
 
     context = _make_context()
     return _Seal(sealapi, context, sealapi.BatchEncoder(context), sealapi.Evaluator(context))
@@ -145,7 +147,7 @@ def _seal() -> _Seal:
 
 def _make_context(seed: Sequence[int] | None = None) -> Any:
     """SEAL's context; SEAL checks the parameters against the standard's table. The seed, 8 integers, is for a key."""
-    from tenseal import sealapi
+    sealapi = load("tenseal.sealapi")
 
     parameters = sealapi.EncryptionParameters(sealapi.SCHEME_TYPE.BFV)
     parameters.set_poly_modulus_degree(DEGREE)
