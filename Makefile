@@ -17,7 +17,7 @@ DATA ?= data
 REAL_DATA ?= ../shared/data
 include poc/flare.env
 
-.PHONY: help setup setup-locked lock sbom audit demo poc study test test-quick check sim jobs clean bench bench-step bench-data bench-optimisations \
+.PHONY: help setup setup-locked lock sbom audit demo poc study test test-quick check sim jobs clean bench bench-start bench-step bench-data bench-optimisations \
 	bench-federation bench-growth bench-provisioned bench-scale bench-inference bench-prepare bench-he bench-mrcm bench-real
 .DEFAULT_GOAL := help
 
@@ -67,11 +67,11 @@ demo: setup  ## simulated hospitals, four-site federation; table, picture, page 
 
 sim: setup  ## run JOB on the sites in data/ (or FEDMR_DATA_ROOT): table and picture in RUN
 	if [ $(JOB) = mscan_central ]; then \
-		$(BIN)/fedmr pool "$${FEDMR_DATA_ROOT:-$(DATA)}" --out runs/pooled; \
+		$(BIN)/fedmr pool "$${FEDMR_DATA_ROOT:-$(DATA)}" --out runs/pooled --force; \
 		export FEDMR_DATA_ROOT=$(CURDIR)/runs/pooled; sites="-c pooled"; \
 	else sites="-n $(SITES) -t $(THREADS)"; fi; \
 	$(BIN)/nvflare simulator jobs/$(JOB) -w $(RUN) $$sites -l app_configs/log_config.json
-	$(BIN)/fedmr report $(RUN) --json $(RUN)/figures.json --picture $(RUN)/comparison.png
+	$(BIN)/fedmr report $(RUN) --json $(RUN)/figures.json --picture $(RUN)/comparison.png --force
 
 poc: setup  ## the same over TLS: provision, start, submit POC_JOB, collect, report, stop
 	test -d $(DATA) || $(BIN)/fedmr demo-data $(DATA) --sites $(SITES) --patients $(PATIENTS)
@@ -104,11 +104,14 @@ jobs: setup  ## render jobs/ from app_configs/ and check them
 	$(BIN)/fedmr jobs check
 
 bench: setup  ## all benchmarks; tables in benchmarks/results
-	for part in step data optimisations federation growth provisioned scale inference prepare he mrcm; do \
+	for part in start step data optimisations federation growth provisioned scale inference prepare he mrcm; do \
 		$(MAKE) --no-print-directory bench-$$part; \
 	done
 	$(MAKE) --no-print-directory bench-real JOB=mscan_fedavg
 	$(MAKE) --no-print-directory bench-real JOB=mscan_fedavg_x4
+
+bench-start: setup  ## CPU time of `fedmr --help` and of a wrong path
+	$(BIN)/python benchmarks/cli_start.py
 
 bench-step: setup  ## a training step of MSCAN and of published networks, by phase
 	$(BIN)/python benchmarks/training_step.py

@@ -14,6 +14,8 @@ import torch
 from dicom_files import Series, no_image, save, write_classic
 from fedmr.checkpoints.model_file import CARD_KEY, save_model
 from fedmr.data.images import read_nifti
+from fedmr.data.readers import dicom
+from fedmr.data.readers.folder import find_scans
 from fedmr.federation.render import read_task
 from fedmr.inference.infer import infer
 from fedmr.inference.super_resolver import Options
@@ -299,3 +301,26 @@ def test_a_folder_of_both_kinds_needs_a_choice(saved, tmp_path):
 def test_options_reach_the_volume(saved, scan, tmp_path):
     infer(saved, scan, tmp_path / "out.nii", options=Options("coronal", tile=32, exact=False))
     assert read_nifti(tmp_path / "out.nii").voxels.shape == (48, 20, 6)
+
+
+def test_a_series_becomes_a_nifti_file_where_the_result_is_named_so(saved, tmp_path):
+    write_classic(tmp_path / "in", Series(shape=(20, 18, 3)))
+    infer(saved, tmp_path / "in", tmp_path / "series")
+    out = tmp_path / "new" / "out.nii.gz"
+    assert infer(saved, tmp_path / "in", out).written == [out]
+    made, series = read_nifti(out), dicom.read(find_scans(tmp_path / "series", "dicom")[0].scans[0])
+    assert made.voxels.shape == series.voxels.shape == (36, 40, 3)
+    np.testing.assert_allclose(made.affine, series.affine, atol=1e-4)
+    assert np.abs(made.voxels - series.voxels).max() <= 0.51  # DICOM's are whole numbers
+    before = out.read_bytes()
+    with pytest.raises(FileExistsError, match="--force"):
+        infer(saved, tmp_path / "in", out)
+    assert out.read_bytes() == before
+    infer(saved, tmp_path / "in", out, force=True)
+
+
+def test_a_nifti_file_takes_one_series_only(saved, tmp_path):
+    for folder in ("t1", "t2"):
+        write_classic(tmp_path / "in" / folder, Series(shape=(20, 18, 3)))
+    with pytest.raises(DataError, match="holds 2 series"):
+        infer(saved, tmp_path / "in", tmp_path / "out.nii.gz")

@@ -1,6 +1,11 @@
-"""Checks of a command's arguments before it loads torch, so that a wrong path is answered at once."""
+"""Checks of a command's arguments before it loads torch: a wrong path is answered at once, and no file is replaced."""
 
 from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 
 
 def check_model(model: Path) -> None:
@@ -22,3 +27,24 @@ def check_input(source: Path) -> None:
     """
     if not source.exists():
         raise FileNotFoundError(f"{source} does not exist; give a file or folder that is there")
+
+
+def check_free(*targets: Path | None, force: bool) -> None:
+    """Check that what a command is to write replaces nothing; places that are None are not to be written.
+
+    Raises:
+        FileExistsError: one is there, without `force`.
+    """
+    for target in targets:
+        if target is not None and target.exists() and not force:
+            raise FileExistsError(f"{target} exists; name another place, or replace it by --force")
+
+
+def check_empty(folder: Path) -> None:
+    """Check that a folder to fill is not there, or holds nothing.
+
+    Raises:
+        FileExistsError: it holds something, or is a file.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} holds something; name another folder, or replace it by --force")

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TaskID
 
+from fedmr.cli.checks import Force, check_free
 from fedmr.cli.grouped import grouped
 
 if TYPE_CHECKING:
@@ -127,11 +128,13 @@ def preflight(
     job: Annotated[Path, typer.Option(help="Job to come.")] = Path("jobs/mscan_fedavg"),
     workspace: Annotated[Path, typer.Option(help="Folder of the FLARE site, whose disk will hold the run.")] = Path(),
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows to this file.")] = None,
+    force: Force = False,
 ) -> None:
     """Check a site's data and machine, and train a few steps, before it joins a federation.
 
     Exit code 0: all passed; 3: some rows warn; 4: some rows fail, the site should not join; 1: could not run.
     """
+    check_free(json_file, force=force)
     from fedmr.federation.render import read_task
     from fedmr.flare.dry_run import dry_run
     from fedmr.hospital.preflight import EXIT_CODES, table, verdict, worst

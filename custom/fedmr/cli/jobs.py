@@ -6,7 +6,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-app = typer.Typer(no_args_is_help=True, help="Render, check and bundle the FLARE job folders.")
+from fedmr.cli.app import App
+from fedmr.cli.checks import Force
+
+app = App(no_args_is_help=True, help="Render, check and bundle the FLARE job folders.")
 console = Console()
 
 _Configs = Annotated[Path, typer.Option(help="Folder with the job sources.")]
@@ -38,7 +41,7 @@ def bundle(
     job: Annotated[Path, typer.Argument(help="Job folder.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for OUT/NAME.")] = Path("runs/jobs"),
     code: Annotated[bool, typer.Option(help="Put FedMR's code into the job, for sites that lack it.")] = True,
-    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    force: Force = False,
 ) -> None:
     """Copy a job for submission: with FedMR's code inside, or for sites that have FedMR installed and forbid code."""
     from fedmr.federation.job_bundle import bundle as copy_job

@@ -8,13 +8,14 @@ from rich.console import Console
 from rich.markup import escape
 
 from fedmr import __version__
-from fedmr.cli import hospital, models, simulation, training
+from fedmr.cli import hospital, models, reporting, simulation, training
+from fedmr.cli.app import App
 from fedmr.cli.doctor import doctor
 from fedmr.cli.jobs import app as jobs_app
 from fedmr.cli.poc import app as poc_app
 from fedmr.cli.summary import printable
 
-app = typer.Typer(
+app = App(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -39,11 +40,13 @@ def options(
 app.command()(hospital.demo_data)
 app.command()(hospital.prepare)
 app.command()(hospital.preflight)
+app.command()(simulation.demo)
 app.command()(simulation.simulate)
 app.command()(training.train)
 app.command("pool")(training.pool_sites)
 app.command()(training.evaluate)
-app.command()(training.report)
+app.command()(reporting.report)
+app.command()(reporting.figures)
 app.command()(training.study)
 app.command()(models.infer)
 app.command()(models.export)

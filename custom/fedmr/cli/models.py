@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 
-from fedmr.cli.checks import check_input, check_model
+from fedmr.cli.checks import Force, check_free, check_input, check_model
 from fedmr.cli.grouped import grouped
 
 console = Console()
@@ -49,7 +49,8 @@ def infer(
         Path, typer.Argument(metavar="INPUT", help="NIfTI, DICOM series or raw k-space (HDF5), or a folder of them.")
     ],
     target: Annotated[
-        Path, typer.Argument(metavar="OUTPUT", help="File for a NIfTI or HDF5 file, folder for all else.")
+        Path,
+        typer.Argument(metavar="OUTPUT", help="File, .nii or .nii.gz, for one scan; else a folder."),
     ],
     how: _Inference,
     layout: Annotated[str, typer.Option("--format", help="nifti or dicom, for a folder that holds both.")] = "auto",
@@ -90,7 +91,7 @@ def export(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="What to write; by default the model's name, here.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    force: Force = False,
     licence: Annotated[str, typer.Option(help="Terms of the weights, for the card.")] = "",
     job: Annotated[Path | None, typer.Option(help="Job of the model, if not beside it.")] = None,
 ) -> None:
@@ -105,14 +106,13 @@ def decrypt(
     model: Annotated[Path, typer.Argument(help="Encrypted model file of FLARE's server, or a whole run of an HE job.")],
     context: Annotated[Path, typer.Option(help="The site's startup/client_context.tenseal.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Model file to write.")],
-    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    force: Force = False,
     job: Annotated[Path | None, typer.Option(help="Job of the model, if not beside it.")] = None,
 ) -> None:
     """Make a usable model of an encrypted one, at a site: only the sites have the key."""
+    check_free(out, force=force)
     from fedmr.checkpoints.model_file import load_model, save_model
 
-    if out.exists() and not force:
-        raise FileExistsError(f"{out} exists; name another place by --out, or replace it by --force")
     save_model(out, load_model(model, job, context))
     console.print(f"wrote {out}", soft_wrap=True)
 
@@ -164,8 +164,10 @@ def audit(
     ] = None,
     iterations: Annotated[int, typer.Option(min=1, help="Of the curious server's attack.")] = 300,
     seed: Annotated[int, typer.Option(help="Which patches are attacked.")] = 0,
+    force: Force = False,
 ) -> None:
     """Attack a site's updates: which patches a server could rebuild from them, and behind which filter no longer."""
+    check_free(*(out / f"audit.{ending}" for ending in ("json", "md", "png")), force=force)
     from fedmr.audit.leakage import audit as attack
     from fedmr.audit.leakage import super_resolution_task
     from fedmr.audit.report import membership_line, table, write

@@ -9,13 +9,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from fedmr.cli.app import App
+from fedmr.cli.checks import Force, check_free
 from fedmr.cli.grouped import grouped
 from fedmr.cli.options import InitFrom, Settings, configured_job
 
 if TYPE_CHECKING:
     from fedmr.federation.session import Admin
 
-app = typer.Typer(no_args_is_help=True, help="A provisioned federation on this machine: TLS, one process per site.")
+app = App(no_args_is_help=True, help="A provisioned federation on this machine: TLS, one process per site.")
 console = Console(soft_wrap=True, highlight=False)
 
 _Workspace = Annotated[Path, typer.Option(help="Folder of the startup kits.")]
@@ -196,6 +198,7 @@ def collect(
     workspace: _Workspace = _HERE,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for OUT/JOB_ID.")] = Path("runs/collected"),
     admin: _Admin = "",
+    force: Force = False,
 ) -> None:
     """Download a job: global model, metrics and TensorBoard in one folder, which `fedmr report` reads."""
     from fedmr.federation.kits import ConsortiumError, open_kits
@@ -205,7 +208,9 @@ def collect(
     jobs = session.jobs()
     if not jobs:
         raise ConsortiumError("the server has no job; submit one with `fedmr poc submit`")
-    console.print(session.download(job_id or jobs[-1]["job_id"], out))
+    number = job_id or jobs[-1]["job_id"]
+    check_free(out / number, force=force)
+    console.print(session.download(number, out))
 
 
 @app.command()

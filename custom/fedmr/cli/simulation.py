@@ -1,4 +1,4 @@
-"""`fedmr simulate`: one command that federates."""
+"""`fedmr simulate` and `fedmr demo`: one command that federates."""
 
 import os
 import shutil
@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from fedmr.cli.checks import Force, check_empty
 from fedmr.cli.grouped import grouped
 from fedmr.cli.options import Code, InitFrom, Settings, configured_job
 
@@ -25,7 +26,7 @@ class _Run:
 
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The run's folder; runs/NAME by default.")] = None
     threads: Annotated[int, typer.Option(help="Sites at work at once; all by default.")] = 0
-    force: Annotated[bool, typer.Option("--force", help="Replace what is in OUT.")] = False
+    force: Force = False
 
 
 @grouped
@@ -43,27 +44,64 @@ def simulate(
     run: _Run,
 ) -> None:
     """Federate on this machine in FLARE's simulator, then show the table and write the page: OUT/report.html."""
-    from fedmr.cli.training import report
-    from fedmr.federation.configured import mean_sites
+    from fedmr.cli.reporting import report
     from fedmr.federation.render import locate_job
     from fedmr.federation.simulator import choose_sites
-    from fedmr.federation.simulator import simulate as run_job
-    from fedmr.runs.checks import RunError
 
     job = locate_job(job)
     folder = run.out or Path("runs") / job.name
     root = data or _data_root(sites)
     names = choose_sites(root, sites)
-    if run.force and folder.exists():
-        if not (folder / "server").is_dir():
-            raise RunError(f"{folder} is no run, so it is not replaced; remove it yourself")
-        shutil.rmtree(folder)
+    _make_room(folder, run.force)
     with TemporaryDirectory(prefix="fedmr-job-") as passing:
         changed = configured_job(job, Path(passing), settings=settings, init_from=init_from, rounds=rounds, code=code)
-        mean_sites(changed, names)
-        console.print(f"{job.name} with {', '.join(names)} of {root}")
-        run_job(changed, folder, data=root, sites=names, threads=run.threads)
+        _federate(changed, folder, root, names, threads=run.threads)
     report(folder)
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="The run's folder.")] = Path("runs/demo"),
+    data: Annotated[Path, typer.Option(help="Data root for the simulated hospitals.")] = _DEMO,
+    sites: Annotated[int, typer.Option(help="Number of hospitals.")] = 4,
+    patients: Annotated[int, typer.Option(help="Patients per hospital, at least 3.")] = _PATIENTS,
+    force: Force = False,
+) -> None:
+    """Simulate hospitals in DATA, federate over them, and leave table, page, picture and model in OUT."""
+    _make_room(out, force)
+    check_empty(out)
+    from fedmr.checkpoints.export import export
+    from fedmr.cli.hospital import demo_data
+    from fedmr.cli.reporting import report
+    from fedmr.federation.simulator import choose_sites
+
+    demo_data(data, sites=sites, patients=patients)
+    with TemporaryDirectory(prefix="fedmr-job-") as passing:
+        job = configured_job(Path("mscan_fedavg"), Path(passing), settings=None, init_from=None)
+        _federate(job, out, data, choose_sites(data, str(sites)))
+    report(out, json_file=out / "figures.json", picture=out / "comparison.png")
+    model = export(out, "pt", out=out / "model.pt")
+    console.print(f"wrote {model}, which has seen simulated heads only. On a real scan use the model of the package:")
+    console.print("  fedmr infer mscan-x2 SCAN.nii.gz RESULT.nii.gz    # or DICOM: SERIES_FOLDER OUT_FOLDER")
+
+
+def _federate(job: Path, run: Path, data: Path, sites: list[str], *, threads: int = 0) -> None:
+    """Run a job, a copy that may be changed, on sites of a data root, and leave the run in a new folder."""
+    from fedmr.federation.configured import mean_sites
+    from fedmr.federation.simulator import simulate as run_job
+
+    mean_sites(job, sites)
+    console.print(f"{job.name} with {', '.join(sites)} of {data}")
+    run_job(job, run, data=data, sites=sites, threads=threads)
+
+
+def _make_room(run: Path, force: bool) -> None:
+    """Remove a run if `force` says so, and nothing else."""
+    from fedmr.runs.checks import RunError
+
+    if force and run.exists():
+        if not (run / "server").is_dir():
+            raise RunError(f"{run} is no run, so it is not replaced; remove it yourself")
+        shutil.rmtree(run)
 
 
 def _data_root(sites: str) -> Path:

@@ -23,11 +23,12 @@ from fedmr.data.images import Image, check
 from fedmr.data.readers import Scan, dicom
 from fedmr.data.readers.dicom_frames import frames_of_scan
 from fedmr.data.readers.dicom_stack import Frame, in_order, quiet
+from fedmr.data.readers.nifti import is_nifti
 from fedmr.hospital.conversion import label
 from fedmr.inference.deidentify import check_pixels, deidentified
 from fedmr.inference.dicom_header import Derivation, Series, Slice, derived_object, is_enhanced
 from fedmr.inference.examination import examine, say, write_record
-from fedmr.inference.nifti_writer import write_uncertainty
+from fedmr.inference.nifti_writer import save_volume, write_uncertainty
 from fedmr.inference.super_resolver import PLANES, SuperResolver
 from fedmr.nets import name_of
 from fedmr.physics.degradation import scale_text
@@ -48,12 +49,13 @@ def super_resolve_series(
 ) -> list[str]:
     """Super-resolve a DICOM series, in the plane of its images if none is named.
 
-    With data consistency values are spread over all of 16 bits and rounded to that.
+    A NIfTI file holds float32 in the intensities of the series, and nothing of the person. In DICOM, with data
+    consistency, values are spread over all of 16 bits and rounded to that.
 
     Args:
         resolver: the model and how to use it.
         scan: a series found by `readers.dicom.find`.
-        target: folder of the result; it takes its name when it is complete.
+        target: folder of the result, or a NIfTI file; it takes its name when it is complete.
         progress: receives the numbers of slices done and in all.
 
     Returns:
@@ -73,11 +75,16 @@ def super_resolve_series(
     derivation = _derivation(resolver, plane)
     if options.deidentify:
         check_pixels(frames)
-    _rehearse(frames, derivation)
+    if not is_nifti(target):
+        _rehearse(frames, derivation)
     result, spread, step = resolver.with_spread(image, plane=plane, progress=progress)
     found = [examine(resolver, image, result, plane=plane, contrast=scan.contrast)]
-    how = {"spread": options.data_consistency, "deidentify": options.deidentify}
-    clipped = write_series(target, result, step, frames, derivation=derivation, **how)
+    if is_nifti(target):
+        save_volume(result, target, f"super-resolved x{derivation.scale} by FedMR {__version__}")
+        clipped = 0
+    else:
+        how = {"spread": options.data_consistency, "deidentify": options.deidentify}
+        clipped = write_series(target, result, step, frames, derivation=derivation, **how)
     write_record(target, resolver, found)
     if spread is not None:
         notes.append(write_uncertainty(target, [spread]))

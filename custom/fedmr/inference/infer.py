@@ -40,6 +40,11 @@ class _Work:
     layout: str
     target: Path
 
+    @property
+    def is_series(self) -> bool:
+        """Whether the result is a folder of DICOM files."""
+        return FORMATS[self.layout] == "dicom" and not is_nifti(self.target)
+
 
 def infer(
     model: Path,
@@ -55,14 +60,15 @@ def infer(
     """Super-resolve or, by a reconstruction model, reconstruct one scan, or every scan below a folder.
 
     A NIfTI file gives a NIfTI file, a folder of them a folder with the same names (masks skipped), a DICOM series a
-    folder of DICOM files (several: a subfolder each), k-space NIfTI files. An unusable scan among many becomes a
-    problem in the outcome. Every result has a place of its own, checked before the first is computed. Results of an
-    earlier run are skipped unless `force`, other files are never replaced; no unfinished file has a result's name.
+    folder of DICOM files (several: a subfolder each) or, where the target is named so, a NIfTI file, k-space NIfTI
+    files. An unusable scan among many becomes a problem in the outcome. Every result has a place of its own, checked
+    before the first is computed. Results of an earlier run are skipped unless `force`, other files are never replaced;
+    no unfinished file has a result's name.
 
     Args:
         model: model file or run, as `model_file.load_model` takes it.
         source: file or folder; it is only read.
-        target: file for a NIfTI or HDF5 file, folder for all else.
+        target: file for a NIfTI or HDF5 file; file or folder for one DICOM series; folder for all else.
         options: how.
         job: job of the model, if a file without a card lies in a folder without a job config.
         force: replace results that are there.
@@ -179,6 +185,11 @@ def _series_folders(scans: Sequence[Scan], source: Path, target: Path) -> list[P
     """A folder per series: as in the source if it has one of its own there, else named by its SeriesInstanceUID."""
     if len(scans) == 1:
         return [target]
+    if is_nifti(target):
+        raise DataError(
+            f"{source} holds {len(scans)} series, and {target} is a file for one: give the folder of one series, or a "
+            "folder for the results"
+        )
     parents = [scan.files[0].parent for scan in scans]
     root = source if source.is_dir() else source.parent
     return [
@@ -191,7 +202,7 @@ def _series_folders(scans: Sequence[Scan], source: Path, target: Path) -> list[P
 
 def _check_target(item: _Work, force: bool) -> None:
     """Check before the work that the result has a place and overwrites nothing else."""
-    target, folder = item.target, FORMATS[item.layout] == "dicom"
+    target, folder = item.target, item.is_series
     if target.is_dir() != folder and target.exists():
         raise FileExistsError(f"{target} is a {'file' if folder else 'folder'}; name another place for the result")
     if target.exists() and not (folder and not any(target.iterdir())):
@@ -209,7 +220,7 @@ def _check_target(item: _Work, force: bool) -> None:
 
 def _is_done(item: _Work) -> bool:
     """Return whether the result of a scan is there, made by an earlier run."""
-    if FORMATS[item.layout] == "dicom":
+    if item.is_series:
         return item.target.is_dir() and any(item.target.iterdir()) and _is_result(item.target)
     if not item.target.is_file():
         return False

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,13 +12,12 @@ from fedmr import __version__
 from fedmr.checkpoints.model_file import Model
 from fedmr.data.images import Image, check
 from fedmr.data.readers import Scan, fastmri
-from fedmr.inference.nifti_writer import write_nifti
+from fedmr.inference.nifti_writer import save_volume
 from fedmr.inference.super_resolver import Options, check_memory
 from fedmr.physics.coils import KspaceNetwork
 from fedmr.tasks.reconstruction import ReconstructionTask
 from fedmr.tasks.registry import expect
 from fedmr.utils.errors import DataError
-from fedmr.utils.files import write_atomically
 
 _BATCH_PIXELS = 2**18  # of k-space, over all coils, per forward pass
 _WHOLE = 0.75  # share of a column that must be measured: partial Fourier and elliptical corners leave some out
@@ -118,7 +116,7 @@ def reconstruct_file(
     else:
         notes.append("nothing of its k-space is missing; its image is written as it is, without the network")
         voxels, made = image.voxels, "root sum of squares"
-    _save(Image(voxels, image.affine), target, f"{made}, FedMR {__version__}")
+    save_volume(Image(voxels, image.affine), target, f"{made}, FedMR {__version__}")
     return notes
 
 
@@ -131,10 +129,3 @@ def _describe(measured: NDArray[np.bool_]) -> str:
         f"{measured.mean():.0%} of its k-space is measured; what is missing are not whole columns, as in the model's "
         "training, so look at the result with care"
     )
-
-
-def _save(image: Image, target: Path, description: str) -> None:
-    output = nib.Nifti1Image(np.ascontiguousarray(image.voxels, dtype=np.float32), image.affine)
-    output.header.set_xyzt_units("mm")
-    output.header["descrip"] = description.encode()
-    write_atomically(target, lambda handle: write_nifti(output, handle, packed=target.suffix.lower() == ".gz"))

@@ -42,7 +42,7 @@ def draw_curves(folder: Path, rows: Sequence[Row], axes: Sequence[str], path: Pa
         seeds.setdefault(arm, []).append(cell)
     best, medians = -np.inf, []
     for number, (arm, cells) in enumerate(seeds.items()):
-        values = np.array([_curve(folder / "cells" / cell / RUN) for cell in cells])
+        values = np.array([curve_of(folder / "cells" / cell / RUN) for cell in cells])
         style = {"color": f"C{number % 10}", "linestyle": ("-", "--", ":")[number // 10 % 3]}
         best = max(best, values.max())
         medians.append(np.median(values))
@@ -62,8 +62,11 @@ def draw_curves(folder: Path, rows: Sequence[Row], axes: Sequence[str], path: Pa
     return "validation PSNR by round, mean over sites; band: least and most of the seeds"
 
 
-def _curve(run: Path) -> list[float]:
-    """Every site counts the same, so that a pooled run, whose one site holds as many volumes of each, is comparable."""
+def curve_of(run: Path) -> list[float]:
+    """Return the validation PSNR by round, dB.
+
+    Every site counts the same, so that a pooled run, whose one site holds as many volumes of each, is comparable.
+    """
     return [fmean(site["psnr"] for site in record["sites"].values()) for record in Run(run).rounds]
 
 
