@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from base64 import b64decode
 from html import unescape
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def words(text: str) -> str:
 def test_the_page_states_the_result_the_task_and_every_figure(run):
     text = words(page(run))
     for part in (
-        f"MSCAN {TIMES}2 gains +1.50 dB over zero-filled on 3 sites",
+        f"MSCAN {TIMES}2 gains +1.50 dB over zero-filled on 6 test scans of 3 sites",
         "not a medical device",
         "3 rounds of federated training (10 planned)",
         "site-2 2 31.00 0.7750 0.0323 30.00 0.7500 0.0333 32.50 0.8125 0.0308 +1.50",
@@ -52,6 +53,52 @@ def test_the_page_states_the_result_the_task_and_every_figure(run):
     ):
         assert part in text, part
     assert "incomplete" not in text
+
+
+def test_every_headline_says_of_how_many_scans_and_how_far_sites_differ(run):
+    change_results(run, lambda results: results["site-2"][FINAL_MODEL]["model"].update(psnr=30.5))
+    text = words(page(run))
+    assert "PSNR 31.83 dB zero-filled 31.00; mean of 3 sites, n = 6 scans" in text
+    assert "Gain by site \N{MINUS SIGN}0.50 to +1.50 dB standard deviation over 3 sites 1.15 dB" in text
+    change_results(run, lambda results: [results.pop(site) for site in SITES[1:]])
+    text = words(page(run))
+    assert "mean of 1 site, n = 2 scans" in text
+    assert "Gain by site" not in text
+
+
+def test_rounds_are_folded_away_and_foreground_is_shown_where_sites_sent_it(run):
+    assert "PSNR of foreground" not in words(page(run))
+
+    def add(results):
+        for site in results.values():
+            for row in site[FINAL_MODEL].values():
+                if isinstance(row, dict):
+                    row["psnr_foreground"] = 20.0
+
+    change_results(run, add)
+    text = page(run)
+    assert "PSNR of foreground dB" in words(text)
+    folded = text[text.index("<details>") : text.index("</details>")]
+    assert "Every round: 2 rounds, 18.0 s in all" in words(folded)
+    assert "sent by sites" in folded
+
+
+def test_figures_can_be_taken_away_as_they_are(run):
+    uris = dict(re.findall(r'<a download="([^"]+)" href="data:[^;]+;base64,([^"]+)"', page(run)))
+    assert json.loads(b64decode(uris["figures.json"])) == Run(run).figures()
+    head, *rows = b64decode(uris["figures.csv"]).decode().splitlines()
+    assert head == "site,test_volumes,method,metric,value"
+    assert "site-2,2,model,psnr,32.5" in rows
+
+
+def test_words_are_those_of_a_reader_who_does_not_know_flare(run):
+    text = words(page(run)).lower()
+    assert not [word for word in ("housekeeping", "per turn", "turn runs") if word in text]
+
+
+def test_whatever_scrolls_can_be_reached_by_the_keyboard_and_has_a_name(run):
+    for opening in re.findall(r'<div class="scroll[^>]*>', page(run)):
+        assert 'tabindex="0" role="region" aria-label="' in opening
 
 
 def test_what_the_guard_left_out_and_what_filters_did_is_shown_where_there_is_something(run):
@@ -117,8 +164,9 @@ def test_what_comes_from_a_run_is_text_and_never_markup(tmp_path):
 def test_the_page_needs_nothing_but_itself(run):
     text = page(run)
     addresses = re.findall(r"""(?:src|href|action|poster|data|srcset)\s*=\s*["']?([^"'\s>]+)""", text)
-    assert sum(a.startswith("data:image/png;base64,") for a in addresses) == 3 * 6  # four tiles, two error maps
-    assert all(a.startswith(("data:image/png;base64,", "#")) for a in addresses)
+    assert sum(a.startswith("data:image/png;base64,") for a in addresses) == 3 * 8  # five tiles, three error maps
+    downloads = ("data:text/csv;base64,", "data:application/json;base64,")
+    assert all(a.startswith(("data:image/png;base64,", "#", *downloads)) for a in addresses)
     assert not re.findall(r"https?://|@import|url\((?!#)|fetch\(|XMLHttpRequest", text)
     assert "default-src 'none'; img-src data:" in text
 
@@ -257,7 +305,7 @@ def test_a_browser_shows_the_page_without_complaint_at_any_width(view, run, widt
         "Promise.all([...document.querySelectorAll('image')].map(async (element) => {"
         "const i = new Image(); i.src = element.href.baseVal; await i.decode(); return i.naturalWidth }))"
     )
-    assert len(widths) == 3 * 6
+    assert len(widths) == 3 * 8
     assert min(widths) > 0
     assert view.problems == []
     assert all(request.startswith(("file:", "data:image/png")) for request in view.requests)
@@ -278,9 +326,9 @@ def test_pointing_reads_a_curve_and_moves_the_enlarged_box(view, run):
     view.evaluate("point('.overview svg', 0, 0)")
     zoomed = "[...document.querySelector('.panel').querySelectorAll('[data-zoomed]')]"
     boxes = f"{zoomed}.map((tile) => tile.getAttribute('viewBox'))"
-    assert view.evaluate(boxes) == ["0 0 15 15"] * 6
+    assert view.evaluate(boxes) == ["0 0 15 15"] * 8
     view.evaluate("const s = document.querySelector('input'); s.value = 1; s.dispatchEvent(new Event('input'))")
-    assert view.evaluate(boxes) == ["0 0 45 45"] * 6
+    assert view.evaluate(boxes) == ["0 0 45 45"] * 8
     assert view.problems == []
 
 

@@ -32,6 +32,7 @@ _TRAFFIC = {
     "submit_update": "results",
     "fed.event": "curves",
 }
+_OTHER = "FLARE's own: sign-on, heartbeats, requests for work"
 
 
 @dataclass
@@ -151,7 +152,7 @@ def traffic_of(pools: Iterable[Any]) -> dict[str, dict[str, int]]:
     for content in pools:
         for direction, name in (("up", "received_stream_sizes"), ("down", "sent_stream_sizes")):
             for category, bins in _within(content, name, "pool", "cat_data").items():
-                kind = _TRAFFIC.get(str(category).rpartition(":")[2], "housekeeping")
+                kind = _TRAFFIC.get(str(category).rpartition(":")[2], _OTHER)
                 traffic.setdefault(kind, {"up": 0, "down": 0})[direction] += round(_total(bins) * _MEBIBYTE)
     return dict(sorted(traffic.items(), key=lambda item: -sum(item[1].values())))
 

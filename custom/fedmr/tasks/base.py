@@ -205,6 +205,10 @@ class Task(ABC):
     def panels(self, net: nn.Module, volume: Any) -> list[Tensor]:
         """Return four pictures (H, W) of the middle slice: measured, zero-filled, result, reference."""
 
+    def interpolated_panel(self, measured: Tensor) -> Tensor | None:
+        """Return the picture (H, W) by interpolation, from the first one of `panels`; None where the kind has none."""
+        return None
+
     @abstractmethod
     def describe(self) -> dict[str, str]:
         """Return `facts` in words by term, for the card."""

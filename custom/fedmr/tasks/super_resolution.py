@@ -217,6 +217,12 @@ class SuperResolutionTask(Task):
         images = [nearest, self.baselines(one)["zero_filled"], self.restore(net, one), one.hr]
         return [image[0] for image in images]
 
+    def interpolated_panel(self, measured: Tensor) -> Tensor:
+        """Return (H, W) by bicubic interpolation of the low-resolution pixels that `panels` repeats."""
+        low = measured[:: self.scale[0], :: self.scale[1]]
+        height, width = measured.shape
+        return interpolate(low[None, None].float(), self.scale, self.grid)[0, 0, :height, :width]
+
     def describe(self) -> dict[str, str]:
         """Return scale, degradation and grid in words."""
         return {

@@ -1,6 +1,7 @@
 """A run as one self-contained HTML page: what was trained, figures, curves, pictures, privacy, transfer, time."""
 
 import hashlib
+import statistics
 from base64 import b64encode
 from datetime import datetime
 from functools import cache
@@ -13,6 +14,7 @@ from rich.filesize import decimal
 from fedmr.metrics import METRICS
 from fedmr.reports.cross_site import Matrix, matrix_of
 from fedmr.reports.html import sections
+from fedmr.reports.html.downloads import downloads
 from fedmr.runs.attendance import absences_of
 from fedmr.runs.checks import RunError
 from fedmr.runs.figures import METHODS, PERSONAL, summarise
@@ -24,7 +26,7 @@ from fedmr.utils.text import one_line
 if TYPE_CHECKING:
     from jinja2 import Template
 
-_SHOWN = ("psnr", "ssim", "nmse")
+_SHOWN = ("psnr", "ssim", "nmse", "psnr_foreground")
 _METRICS = tuple((name, METRICS[name].label, METRICS[name].unit, METRICS[name].digits) for name in _SHOWN)
 
 
@@ -77,6 +79,9 @@ def _gather(run: Run) -> dict[str, Any]:
         "planned_rounds": argument(run.config("server"), "num_rounds"),
         "n_rounds": len(run.rounds),
         "widest_gain": max(map(abs, gains), default=0) or 1,
+        "gains": (min(gains), max(gains), statistics.stdev(gains)) if len(gains) > 1 else None,
+        "scans": sum(row["n_volumes"] for row in results.values()),
+        "downloads": downloads(figures),
         "charts": sections.curves(run),
         "log": run.log,
         "sites": sections.sites(run),

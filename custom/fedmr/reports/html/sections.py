@@ -107,7 +107,7 @@ def curves(run: Run) -> list[Chart]:
         chart("Validation PSNR", _metric(run, "psnr"), unit="dB", best=best),
         chart("Validation SSIM", _metric(run, "ssim"), decimals=4, best=best),
         chart("Training loss", loss, decimals=5, x_name="epoch"),
-        chart("Time per turn", dict(sorted(turns.items())), unit="s", decimals=1),
+        chart("Time per round at a site", dict(sorted(turns.items())), unit="s", decimals=1),
     ]
     return [one for one in charts if one]
 
@@ -173,7 +173,8 @@ def pictures(run: Run, network: str, measured: str = "") -> dict[str, Any]:
     for tag, pictured in choices:
         images = latest_pictures(run.streams, tag)
         if images:
-            panels, scale = make_panels(images, network, measured)
+            interpolated = run.task.interpolated_panel if run.task else None
+            panels, scale = make_panels(images, network, measured, interpolated)
             return {"panels": panels, "scale": scale, "pictured": pictured}
     return {"panels": [], "scale": None, "pictured": None}
 
