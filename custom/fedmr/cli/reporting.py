@@ -43,7 +43,6 @@ def report(
         return _compare([run, *others], json_file)
     from fedmr.reports.cross_site import show_matrix
     from fedmr.reports.html import write_html
-    from fedmr.reports.protection import protection_tables
     from fedmr.reports.statistics import show_statistics
     from fedmr.runs.attendance import absences_of
     from fedmr.runs.run import Run
@@ -57,8 +56,6 @@ def report(
     page = html or run / "report.html"
     write_html(opened, page)  # first: an incomplete run has a page too, which says what is missing
     console.print(f"wrote {page}", soft_wrap=True)
-    for view in protection_tables(opened):
-        console.print(view)
     for line in opened.refused.lines():
         console.print(f"[yellow]refused:[/] {escape(line)}", soft_wrap=True)
     absent = absences_of(opened)
@@ -77,9 +74,12 @@ def report(
 
 
 def _show_more(opened: "Run", figures: dict[str, Any], *, alone: bool) -> None:
-    """Print personal models, who has no part in what, and which round's model is the best."""
+    """Print what filters did, personal models, who has no part in what, and which round's model is the best."""
+    from fedmr.reports.protection import protection_tables
     from fedmr.reports.table import personal_table
 
+    for view in protection_tables(opened):
+        console.print(view)
     if personal := personal_table(figures):
         console.print(personal)
     for name, words in opened.parts.items():

@@ -1,4 +1,4 @@
-"""What a paper needs of a figure or table: column widths, fonts that stay text, LaTeX and CSV."""
+"""Figures and tables as a paper needs them: column widths, fonts that stay text, LaTeX and CSV."""
 
 import csv
 import re
