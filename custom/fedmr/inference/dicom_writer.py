@@ -49,8 +49,8 @@ def super_resolve_series(
 ) -> list[str]:
     """Super-resolve a DICOM series, in the plane of its images if none is named.
 
-    A NIfTI file holds float32 in the intensities of the series, and nothing of the person. In DICOM, with data
-    consistency, values are spread over all of 16 bits and rounded to that.
+    A NIfTI file holds float32, and nothing of the person. In DICOM, with data consistency, values are spread over all
+    of 16 bits and rounded to that.
 
     Args:
         resolver: the model and how to use it.
@@ -80,8 +80,7 @@ def super_resolve_series(
     result, spread, step = resolver.with_spread(image, plane=plane, progress=progress)
     found = [examine(resolver, image, result, plane=plane, contrast=scan.contrast)]
     if is_nifti(target):
-        save_volume(result, target, f"super-resolved x{derivation.scale} by FedMR {__version__}")
-        clipped = 0
+        clipped = save_volume(result, target, f"super-resolved x{derivation.scale} by FedMR {__version__}")
     else:
         how = {"spread": options.data_consistency, "deidentify": options.deidentify}
         clipped = write_series(target, result, step, frames, derivation=derivation, **how)

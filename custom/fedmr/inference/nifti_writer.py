@@ -199,12 +199,17 @@ def _clear_texts(header: Any) -> None:
             header[name] = b""
 
 
-def save_volume(image: Image, target: Path, description: str) -> None:
-    """Write a volume (X, Y, Z) as a NIfTI file of its own, float32, with a description of at most 79 characters."""
+def save_volume(image: Image, target: Path, description: str) -> int:
+    """Write a volume (X, Y, Z) as a NIfTI file of its own, float32, with a description of at most 79 characters.
+
+    Returns:
+        number of voxels that were clipped: none.
+    """
     output = nib.Nifti1Image(np.ascontiguousarray(image.voxels, dtype=np.float32), image.affine)
     output.header.set_xyzt_units("mm")
     output.header["descrip"] = description.encode()
     write_atomically(target, lambda handle: write_nifti(output, handle, packed=target.suffix.lower() == ".gz"))
+    return 0
 
 
 def write_nifti(image: Any, handle: IO[bytes], *, packed: bool) -> None:
