@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TaskID
 
 from fedmr.cli.checks import Force, check_free
 from fedmr.cli.grouped import grouped
+from fedmr.cli.progress import shown
 
 if TYPE_CHECKING:
     from fedmr.hospital.prepare import Options
@@ -95,10 +95,10 @@ def prepare(
         return
     complete = True
     for name, chosen in sites.items():
-        with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console, transient=True) as bar:
-            advance = partial(_advance, bar, bar.add_task(name, total=None))
+        with shown(console) as tell:
+            told = {"progress": partial(tell, name), "scanning": partial(tell, "files looked at")}
             try:
-                outcome = prepare_site(source, site=name, out=out, options=chosen, progress=advance)
+                outcome = prepare_site(source, site=name, out=out, options=chosen, **told)
             except KeyboardInterrupt:
                 raise RuntimeError("interrupted; the same command goes on where it stopped") from None
         show(outcome, console)
@@ -116,10 +116,12 @@ def _show_plans(source: Path, sites: "dict[str, Options]") -> None:
     from fedmr.cli.summary import show_plan
     from fedmr.hospital.plan import plan
 
-    plans = {name: plan(source, site=name, options=options) for name, options in sites.items()}
-    for name, shown in plans.items():
-        show_plan(shown, name, console)
-    if any(shown.problems for shown in plans.values()):
+    with shown(console) as tell:
+        scanning = partial(tell, "files looked at")
+        plans = {name: plan(source, site=name, options=options, scanning=scanning) for name, options in sites.items()}
+    for name, made in plans.items():
+        show_plan(made, name, console)
+    if any(made.problems for made in plans.values()):
         raise typer.Exit(3)
 
 
@@ -142,13 +144,8 @@ def preflight(
     from fedmr.tasks.registry import build_task
 
     task = build_task(read_task(job))
-    with Progress(console=console, transient=True) as bar:
-        line = bar.add_task("")
-
-        def advance(what: str, done: int, total: int) -> None:
-            bar.update(line, description=what, completed=done, total=total)
-
-        report = look(data, task, try_steps=dry_run, workspace=workspace, job=job, progress=advance)
+    with shown(console) as tell:
+        report = look(data, task, try_steps=dry_run, workspace=workspace, job=job, progress=tell)
     for name, rows in report.items():
         console.print(table(rows, name))
     console.print(verdict(report))
@@ -156,7 +153,3 @@ def preflight(
         content = {"status": worst(report), "checks": {n: [asdict(row) for row in rows] for n, rows in report.items()}}
         json_file.write_text(json.dumps(content, indent=1) + "\n")
     raise typer.Exit(EXIT_CODES[worst(report)])
-
-
-def _advance(bar: Progress, task: TaskID, done: int, total: int) -> None:
-    bar.update(task, completed=done, total=total)

@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import MofNCompleteColumn, Progress
+from rich.progress import Progress
 from rich.table import Table
 
 from fedmr.cli.checks import Force, check_free, check_input, check_model
 from fedmr.cli.grouped import grouped
+from fedmr.cli.progress import shown
 
 console = Console()
 
@@ -71,14 +71,9 @@ def infer(
 
     chosen = {name: value for name, value in vars(how).items() if name != "fast"}
     options = Options(**chosen, exact=not how.fast)
-    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console, transient=True) as bar:
-        task = bar.add_task("", total=None)
-
-        def advance(name: str, done: int, total: int) -> None:
-            bar.update(task, description=escape(Path(name).name), completed=done, total=total)
-
+    with shown(console) as tell:
         outcome = infer_scans(
-            model, source, target, options=options, job=job, force=force, layout=layout, progress=advance
+            model, source, target, options=options, job=job, force=force, layout=layout, progress=tell
         )
     show_results(outcome, console)
     if outcome.problems:

@@ -38,9 +38,9 @@ def show(outcome: "Outcome", console: Console) -> None:
 def show_plan(plan: "Plan", site: str, console: Console) -> None:
     """Print a row for every scan that would be prepared, what would be left out, and every problem."""
     view = Table(title=f"{site} (nothing was written)", title_justify="left")
-    for column in ("file", "patient", "patient from", "contrast", "split"):
+    for column in ("file", "patient", "patient from", "contrast", "contrast from", "kind", "split"):
         view.add_column(column, overflow="fold")
-    for row in plan.rows:
+    for row in (*plan.rows, *plan.others):
         view.add_row(*(escape(printable(cell)) for cell in astuple(row)))
     console.print(view)
     _remarks(plan, console)

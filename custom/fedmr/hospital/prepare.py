@@ -72,6 +72,7 @@ def prepare(
     out: Path,
     options: Options | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    scanning: Callable[[int, int], None] = lambda done, total: None,
 ) -> Outcome:
     """Make `<out>/<site>` from the scans below `source`.
 
@@ -84,6 +85,7 @@ def prepare(
         out: data root.
         options: how.
         progress: receives the numbers of scans done and in all.
+        scanning: receives before that the numbers of files looked at and in all.
 
     Raises:
         DataError: nothing can be prepared; the message says why.
@@ -93,7 +95,7 @@ def prepare(
     options, folder = options or Options(), out / site
     check_site_name(site)
     parse_fractions(options.split)
-    found, layout = choose(source, site, options)
+    found, layout = choose(source, site, options, scanning)
     private = _open(folder, source)
     scans = {private.pseudonym("scan", f"{_relative(scan, source)} {scan.key}"): scan for scan in found.scans}
     how: dict[str, Any] = {"layout": layout, "workers": options.workers, "keep_grid": options.keep_grid}
@@ -143,9 +145,11 @@ def check_site_name(site: str) -> None:
         )
 
 
-def choose(source: Path, site: str, options: Options) -> tuple[Found, str]:
+def choose(
+    source: Path, site: str, options: Options, scanning: Callable[[int, int], None] = lambda done, total: None
+) -> tuple[Found, str]:
     """Return the scans that the options ask for, with their patients and given splits, and the layout."""
-    found, layout = find_scans(source, options.layout)
+    found, layout = find_scans(source, options.layout, progress=scanning)
     found.scans = [scan for scan in found.scans if options.hospital in ("", scan.hospital)]
     if options.patient_pattern:
         apply_pattern(found, source, options.patient_pattern)

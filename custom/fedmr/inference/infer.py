@@ -73,7 +73,8 @@ def infer(
         job: job of the model, if a file without a card lies in a folder without a job config.
         force: replace results that are there.
         layout: "auto", "nifti" or "dicom", where a folder holds several kinds.
-        progress: receives the name of the scan and the numbers of its slices done and in all.
+        progress: receives the name of the scan and the numbers of its slices done and in all; before that those of the
+            files looked at.
 
     Raises:
         DataError: nothing could be done; the message says why.
@@ -85,7 +86,8 @@ def infer(
     opened = load_model(model, job)
     takes_kspace = opened.task.takes_kspace
     worker = (Reconstructor if takes_kspace else SuperResolver)(opened, options)
-    work, outcome = _plan(source, target, layout, takes_kspace=takes_kspace)
+    scanning = partial(progress, "files looked at")
+    work, outcome = _plan(source, target, layout, takes_kspace=takes_kspace, scanning=scanning)
     single = len(work) == 1 and not outcome.problems
     done = [item for item in work if not force and item.target != target and _is_done(item)]
     outcome.skipped = len(done)
@@ -122,11 +124,13 @@ def _check_apart(source: Path, target: Path) -> None:
         raise DataError(f"{target} is the input {source}, holds it or lies in it; name another place for the result")
 
 
-def _plan(source: Path, target: Path, layout: str, *, takes_kspace: bool) -> tuple[list[_Work], Outcome]:
+def _plan(
+    source: Path, target: Path, layout: str, *, takes_kspace: bool, scanning: Callable[[int, int], None]
+) -> tuple[list[_Work], Outcome]:
     """Return the scans to process with their targets, and an outcome with the skipped files."""
     if source.is_file() and is_volume(source) and not takes_kspace:
         return [_Work(Scan((source,), "", ""), "nifti", _nifti_name(target))], Outcome()
-    found, layout = find_scans(source, layout, masked=True)
+    found, layout = find_scans(source, layout, masked=True, progress=scanning)
     if takes_kspace != (FORMATS[layout] == "fastmri"):
         raise DataError(
             f"{source} holds images, but this is a reconstruction model, which takes raw k-space: give a fastMRI HDF5 "

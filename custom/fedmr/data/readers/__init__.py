@@ -9,7 +9,9 @@ from pathlib import Path
 
 from fedmr.data.contrasts import contrast_of
 
-__all__ = ["Found", "Scan", "contrast_of"]
+__all__ = ["EVERY", "Found", "Scan", "contrast_of"]
+
+EVERY = 50  # files, after which a search tells how far it is
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Scan:
         hospital: which of several hospitals in one folder, "" if the folder is one.
         split: "train", "val" or "test" where that is given, "" where it is to be decided.
         key: which scan of a file that holds several, e.g. a DICOM SeriesInstanceUID.
+        told: where the contrast was taken from, e.g. "file name".
         images: numbers of the images of each file that belong to the scan; all of every file if empty.
     """
 
@@ -36,6 +39,7 @@ class Scan:
     key: str = ""
     evidence: str = ""
     doubt: str = ""
+    told: str = ""
     images: tuple[tuple[int, ...], ...] = ()
 
 
@@ -47,8 +51,10 @@ class Found:
         scans: scans to read, in a fixed order.
         problems: what cannot be used, with the reason and the remedy; each counts as a bad file.
         left_out: number of files that are no scans for training, by what they are, e.g. {"func": 4}.
+        kinds: what each image is that is left out by its name or header, e.g. "parameter map".
     """
 
     scans: list[Scan] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
+    kinds: dict[Path, str] = field(default_factory=dict)

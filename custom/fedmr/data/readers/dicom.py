@@ -5,7 +5,7 @@ what decides about the series.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from pydicom.uid import (
 
 from fedmr.data.images import Image
 from fedmr.data.magnitude import image_type_kind, named_kind
-from fedmr.data.readers import Found, Scan, contrast_of
+from fedmr.data.readers import EVERY, Found, Scan, contrast_of
 from fedmr.data.readers.dicom_frames import frames_of_scan, images_of
 from fedmr.data.readers.dicom_matrix import acquired_shares
 from fedmr.data.readers.dicom_series import (
@@ -63,7 +63,9 @@ _SHOWS = {
 _FIRST_GROUPS = (b"\x08\x00", b"\x02\x00", b"\x00\x08", b"\x00\x02")
 
 
-def find(files: Sequence[Path], root: Path) -> Found:
+def find(
+    files: Sequence[Path], root: Path, *, progress: Callable[[int, int], None] = lambda done, total: None
+) -> Found:
     """Group DICOM files to series of MR images.
 
     A series is what has one SeriesInstanceUID and one patient, in whatever folders its files lie; one that holds
@@ -73,11 +75,14 @@ def find(files: Sequence[Path], root: Path) -> Found:
     Args:
         files: any files; those that are no DICOM are counted as left out.
         root: folder that they lie below.
+        progress: receives the numbers of headers read and in all.
     """
     found = Found()
     images: list[File] = []
     with quiet():
-        for path in sorted(files):
+        for number, path in enumerate(sorted(files)):
+            if number % EVERY == EVERY - 1:
+                progress(number, len(files))
             try:
                 header = _read_header(path)
             except DataError as error:
@@ -86,6 +91,7 @@ def find(files: Sequence[Path], root: Path) -> Found:
             kind = "no DICOM" if header is None else _left_out_as(header)
             if header is None or kind:
                 found.left_out[kind if header is None else f"DICOM {kind}"] += 1
+                found.kinds |= {path: kind} if kind else {}
             elif not any(header[tag] for tag in ("SeriesInstanceUID", "PatientID", "PatientName", "Rows")):
                 found.problems.append(f"{path} ends within its header; it is truncated. Copy it again")
             else:
@@ -116,13 +122,16 @@ def _add(found: Found, uid: str, members: list[File], patients: dict[Path, str])
     for part, stack in parts:
         if several and (kind := _left_out_as(stack[0].header)):
             found.left_out[f"DICOM {kind}"] += 1
+            found.kinds[stack[0].path] = kind
             continue
+        contrast, told = _contrast(stack[0].header)
         key = "-".join(filter(None, (header["SeriesInstanceUID"] and uid, part)))
         paths = tuple(dict.fromkeys(file.path for file in stack))
         images = tuple(tuple(file.image for file in stack if file.path == path) for path in paths)
         found.scans.append(
             Scan(
-                *(paths, patient, _contrast(stack[0].header)),
+                *(paths, patient, contrast),
+                told=told,
                 images=images if several and part else (),
                 key=key,
                 evidence="PatientID of its study" if patient else "",
@@ -228,13 +237,15 @@ def _problem(header: Header) -> str:
     return ""
 
 
-def _contrast(header: Header) -> str:
-    """The weighting by the names that people gave, else by the standard's own word, else by the timing."""
+def _contrast(header: Header) -> tuple[str, str]:
+    """The weighting and what told it: names that people gave, else the standard's own word, else the timing."""
+    agent = bool(header["ContrastBolusAgent"])
     for tag in ("SeriesDescription", "ProtocolName", "AcquisitionContrast"):
-        contrast = contrast_of(header[tag], agent=bool(header["ContrastBolusAgent"]))
+        contrast = contrast_of(header[tag], agent=agent)
         if contrast != "unknown":
-            return contrast
-    return _contrast_of_timing(header)
+            return contrast, f"{tag} and ContrastBolusAgent" if contrast == "T1ce" and agent else tag
+    contrast = _contrast_of_timing(header)
+    return contrast, "" if contrast == "unknown" else "TR, TE and TI"
 
 
 def _contrast_of_timing(header: Header) -> str:

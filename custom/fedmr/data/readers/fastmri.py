@@ -42,7 +42,7 @@ def find(files: Sequence[Path], root: Path, *, masked: bool = False) -> Found:
         try:
             with _opened(path, masked=masked) as handle:
                 patient, acquisition = _person(handle)
-            found.scans.append(Scan((path,), patient or path.stem, contrast_of(acquisition)))
+            found.scans.append(Scan((path,), patient or path.stem, contrast_of(acquisition), told="acquisition"))
         except DataError as error:
             found.problems.append(str(error))
     return found

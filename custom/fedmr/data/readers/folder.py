@@ -5,9 +5,10 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from fedmr.data.images import Image
-from fedmr.data.readers import Found, Scan, nifti
+from fedmr.data.readers import EVERY, Found, Scan, nifti
 from fedmr.utils.errors import DataError
 
 DATALIST = "datalist.json"
@@ -44,13 +45,20 @@ _NOT_READ = {
 }
 
 
-def find_scans(source: Path, layout: str = "auto", *, masked: bool = False) -> tuple[Found, str]:
+def find_scans(
+    source: Path,
+    layout: str = "auto",
+    *,
+    masked: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[Found, str]:
     """Find the scans below a folder.
 
     Args:
         source: the hospital's folder, or one file.
         layout: a name in FORMATS, or "auto".
         masked: whether raw k-space with a mask is a scan or a problem.
+        progress: receives the numbers of files looked at and in all, as long as that takes.
 
     Returns:
         what was found, and the layout.
@@ -65,12 +73,17 @@ def find_scans(source: Path, layout: str = "auto", *, masked: bool = False) -> t
     listing = Found()
     files = _files(source, listing)
     root = source if source.is_dir() else source.parent
-    kinds = {path: _kind(path) for path in files}
+    kinds = {}
+    for number, path in enumerate(files):
+        if number % EVERY == EVERY - 1:
+            progress(number, len(files))
+        kinds[path] = _kind(path)
     if layout == "auto":
         layout = _detect(kinds, root, source)
     wanted = [path for path in files if kinds[path] in (FORMATS[layout], "" if layout == "dicom" else None)]
     find = _finder(layout)
-    found = find(wanted, root, masked=True) if masked and FORMATS[layout] == "fastmri" else find(wanted, root)
+    more: dict[str, Any] = {"dicom": {"progress": progress}, "fastmri": {"masked": masked}}.get(FORMATS[layout], {})
+    found = find(wanted, root, **more)
     foreign = [
         path for path in files if not kinds[path] and path.suffix.lower() in _NOT_READ and path not in set(wanted)
     ]

@@ -53,7 +53,7 @@ def find_bids(files: Sequence[Path], root: Path) -> Found:
             return "no sub- entity"
         agent = "_ce-" in _stem(path)
         contrast = contrast_of(_stem(path).rpartition("_")[2], agent=agent)
-        return Scan((path,), subject[1], contrast, evidence="sub- entity")
+        return Scan((path,), subject[1], contrast, evidence="sub- entity", told="suffix")
 
     return _find(files, describe)
 
@@ -65,7 +65,8 @@ def find_ixi(files: Sequence[Path], root: Path) -> Found:
         name = _IXI.match(path.name)
         if not name:
             return "not named as IXI"
-        return Scan((path,), name["patient"], contrast_of(name["contrast"]), name["hospital"], evidence="file name")
+        contrast = contrast_of(name["contrast"])
+        return Scan((path,), name["patient"], contrast, name["hospital"], evidence="file name", told="file name")
 
     return _find(files, describe)
 
@@ -80,9 +81,8 @@ def find_brats(files: Sequence[Path], root: Path) -> Found:
         contrast = name["contrast"].lower()
         if contrast == "seg":
             return MASK
-        return Scan(
-            (path,), name["patient"], contrast_of(_BRATS_CONTRAST.get(contrast, contrast)), evidence="file name"
-        )
+        contrast = contrast_of(_BRATS_CONTRAST.get(contrast, contrast))
+        return Scan((path,), name["patient"], contrast, evidence="file name", told="file name")
 
     return _find(files, describe)
 
@@ -103,7 +103,8 @@ def find_nnunet(files: Sequence[Path], root: Path) -> Found:
         named = contrast_of(stem)
         number = int(channel[0][1:]) if channel else 0
         contrast = named if named != "unknown" else contrast_of(channels.get(str(number), ""))
-        return Scan((path,), case, contrast, evidence="case")
+        told = "file name" if named != "unknown" else "dataset.json"
+        return Scan((path,), case, contrast, evidence="case", told=told)
 
     return _find(files, describe)
 
@@ -132,12 +133,12 @@ def find_plain(files: Sequence[Path], root: Path) -> Found:
         if place not in images:
             return MASK
         person: Person = persons[place]
-        contrast = contrast_of(_stem(path))
+        contrast, told = contrast_of(_stem(path)), "file name"
         if contrast == "unknown":
             # a folder may be called T1; the one nearest to the file says most
             named = (contrast_of(folder) for folder in reversed(place.parts[:-1]))
-            contrast = next((name for name in named if name != "unknown"), "unknown")
-        return Scan((path,), person.patient, contrast, evidence=person.evidence, doubt=person.doubt)
+            contrast, told = next((name for name in named if name != "unknown"), "unknown"), "folder"
+        return Scan((path,), person.patient, contrast, evidence=person.evidence, doubt=person.doubt, told=told)
 
     return _find(files, describe)
 
@@ -155,6 +156,7 @@ def _find(files: Sequence[Path], describe: Callable[[Path], Scan | str]) -> Foun
         scan = named_kind(_stem(path)) or describe(path)
         if isinstance(scan, str):
             found.left_out[scan] += 1
+            found.kinds[path] = scan
         else:
             found.scans.append(scan)
     return found
