@@ -115,3 +115,22 @@ def test_colour_is_refused(tmp_path):
     SimpleITK.WriteImage(image, str(tmp_path / "a.mha"))
     with pytest.raises(DataError, match="3 values per voxel"):
         read_nifti(tmp_path / "a.mha")
+
+
+@pytest.mark.parametrize("suffixes", [(".HDR", ".IMG"), (".hdr", ".IMG"), (".HDR", ".img")])
+def test_a_pair_in_upper_case_is_one_scan(tmp_path, suffixes):
+    voxels = phantom(1, (40, 36, 6))
+    by_nibabel(tmp_path / "b.hdr", voxels)
+    for old, new in zip((".hdr", ".img"), suffixes, strict=True):
+        (tmp_path / f"b{old}").rename(tmp_path / f"A{new}")
+    found, layout = find_scans(tmp_path)
+    assert (layout, [scan.files[0].name for scan in found.scans], found.problems) == ("nifti", [f"A{suffixes[0]}"], [])
+    assert np.array_equal(read_nifti(tmp_path / f"A{suffixes[0]}").voxels, voxels)
+
+
+@pytest.mark.parametrize("suffix", [".MGZ", ".NRRD", ".MHA"])
+def test_a_suffix_in_upper_case_is_read(tmp_path, suffix):
+    voxels = phantom(1, (40, 36, 6))
+    WRITERS[suffix.lower()](tmp_path / f"a{suffix.lower()}", voxels)
+    path = (tmp_path / f"a{suffix.lower()}").rename(tmp_path / f"A{suffix}")
+    assert np.array_equal(read_nifti(path).voxels, voxels)

@@ -173,8 +173,11 @@ def test_names_in_latin_1_upper_case_and_great_length_are_taken(tmp_path):
         b"Patient,Split,note\nP0,train,M\xfcller\nP1,val,\nP2,Test,\n",
         "patient\tsplit\r\nP0\ttrain\r\nP1\tval\r\nP2\ttest\r\n\t\r\n".encode("utf-16"),
         b"\xef\xbb\xbfpatient, split\nP0, train\nP1, val\nP2, test \n",
+        b"sep=;\r\npatient;split\r\nP0;train\r\nP1;val\r\nP2;test\r\n",
+        b"patient,split\rP0,train\rP1,val\rP2,test\r",
+        b'"patient","split"\r\n"p-0","train"\r\n"P01","val"\r\n"2","test"\r\n'.replace(b'"2"', b'"P002"'),
     ],
-    ids=["semicolon", "cp1252", "utf-16", "blanks"],
+    ids=["semicolon", "cp1252", "utf-16", "blanks", "Excel's own line", "old Mac", "quotes and other spellings"],
 )
 def test_a_split_file_is_read_as_a_spreadsheet_saves_it(tmp_path, content):
     source = fill(tmp_path / "in", [f"P{p}/T1.nii.gz" for p in range(3)])

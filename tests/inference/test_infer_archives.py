@@ -76,6 +76,37 @@ def test_index_values_that_no_dimension_explains_are_dropped(saved, tmp_path):
     assert infer(saved, tmp_path / "in", tmp_path / "out").written == [tmp_path / "out"]
 
 
+@pytest.mark.parametrize(("code", "word"), [(1, "sheared"), (2, "sheared"), (3, "standard"), (5, "standard")])
+def test_the_scanners_qform_is_used_beside_a_sheared_sform_of_any_code(saved, tmp_path, code, word):
+    image = nib.Nifti1Image(phantom(0, (40, 36, 12)), None)
+    image.set_qform(np.diag([1, 1, 3, 1.0]), 1)
+    image.set_sform(np.diag([1.0, 1.0, 3.0, 1.0]) + 0.2 * np.eye(4, k=1) * [[1], [1], [0], [0]], code)
+    nib.save(image, tmp_path / "a.nii")
+    outcome = infer(saved, tmp_path / "a.nii", tmp_path / "b.nii")
+    assert any(word in note and "the qform is used" in note for note in outcome.notes)
+    assert np.allclose(nib.load(tmp_path / "b.nii").get_qform()[:3, :3], np.diag([0.5, 0.5, 3.0]))
+
+
+def test_a_sheared_sform_alone_is_refused(saved, tmp_path):
+    image = nib.Nifti1Image(phantom(0, (40, 36, 12)), np.diag([1, 1, 3, 1.0]) + 0.2 * np.eye(4, k=1))
+    image.set_qform(None, 0)
+    nib.save(image, tmp_path / "a.nii")
+    with pytest.raises(DataError, match="sheared"):
+        infer(saved, tmp_path / "a.nii", tmp_path / "b.nii")
+
+
+def test_a_single_slice_is_super_resolved_and_keeps_its_thickness(saved, tmp_path):
+    _, *others = write_classic(tmp_path / "in", Series(shape=(22, 20, 4)))
+    for other in others:
+        other.unlink()
+    infer(saved, tmp_path / "in", tmp_path / "out")
+    (result,) = (dcmread(path) for path in (tmp_path / "out").iterdir())
+    assert (result.Rows, result.Columns, float(result.SliceThickness)) == (44, 40, 4.0)
+    plane = write(tmp_path / "a.nii", phantom(0, (24, 20, 1)))
+    infer(saved, plane, tmp_path / "b.nii")
+    assert nib.load(tmp_path / "b.nii").shape == (48, 40, 1)
+
+
 @pytest.mark.parametrize("sform", [np.diag([1.15, 1.1, 0.9, 1]), np.diag([1.15, 1.1, 3.6, 1]) + np.eye(4, k=1) * 0.2])
 def test_the_scanners_qform_is_used_beside_a_standard_space(saved, tmp_path, sform):
     sform[3] = [0, 0, 0, 1]
@@ -90,7 +121,8 @@ def test_the_scanners_qform_is_used_beside_a_standard_space(saved, tmp_path, sfo
 
 def test_formats_that_are_known_but_not_read_are_named_with_the_remedy(saved, tmp_path):
     write(tmp_path / "in" / "ok.nii.gz", phantom(0, (24, 20, 3)))
-    names = {"x.img": ".hdr", "a.PAR": "dcm2niix", "b.zip": "unpack", "c.7z": "unpack"}
+    names = {"x.img": ".hdr", "a.PAR": "dcm2niix", "b.zip": "unpack", "c.7z": "unpack", "d+orig.HEAD": "3dAFNI"}
+    names |= {"e.mnc": "mnc2nii", "f.nii.bz2": "unpack", "g.img.gz": "unpack"}
     for name in names:
         (tmp_path / "in" / name).write_bytes(b"x")
     outcome = infer(saved, tmp_path / "in", tmp_path / "out")

@@ -1,6 +1,8 @@
 """Volumes in other files, as NIfTI images in memory: Analyze and NIfTI pairs, FreeSurfer, NRRD, MetaImage."""
 
+import glob
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,16 @@ def load_foreign(path: Path) -> Any:
         DataError: larger than memory, in colour, or with voxels in a file elsewhere.
         Exception: whatever nibabel and SimpleITK raise for a damaged file.
     """
-    return _by_nibabel(path) if path.suffix.lower() in _NIBABEL else _by_itk(path)
+    if path.suffix.lower() in _ITK:
+        return _by_itk(path)
+    voxels = next((p for p in path.parent.glob(f"{glob.escape(path.stem)}.*") if p.suffix.lower() == ".img"), None)
+    if path.suffix.lower() != ".hdr" or voxels is None or (path.suffix, voxels.suffix) == (".hdr", ".img"):
+        return _by_nibabel(path)
+    # nibabel looks for the voxels under a name in the same case
+    with tempfile.TemporaryDirectory() as folder:
+        for held, suffix in ((path, ".hdr"), (voxels, ".img")):
+            (Path(folder) / f"pair{suffix}").symlink_to(held.resolve())
+        return _by_nibabel(Path(folder) / "pair.hdr")
 
 
 def _by_nibabel(path: Path) -> Any:
@@ -54,6 +65,7 @@ def _by_itk(path: Path) -> Any:
     _check_own(path)
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
+    reader.SetImageIO("MetaImageIO" if path.suffix.lower() in (".mha", ".mhd") else "NrrdImageIO")
     reader.ReadImageInformation()
     if reader.GetNumberOfComponents() > 1:
         raise DataError(f"{path} has {reader.GetNumberOfComponents()} values per voxel; give a grey-value image")

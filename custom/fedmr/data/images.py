@@ -121,18 +121,27 @@ def _stated_slice_axis(stored: Any) -> int | None:
 def _scanner_affine(stored: Any) -> tuple[NDArray[np.float64], str]:
     """Return the affine of the scanner, with a note where it is not the one that nibabel takes.
 
-    FSL, SPM and FreeSurfer write the affine to a standard space as sform (codes 3 and 4) and leave the scanner's as
-    qform (codes 1 and 2); voxel sizes and right angles are those of the latter.
+    FSL, SPM and FreeSurfer write the affine to a standard space as sform (codes 3 to 5) and leave the scanner's as
+    qform (codes 1 and 2); voxel sizes and right angles are those of the latter. So are they beside a sheared sform.
     """
     header = stored.header
-    if int(header.get("sform_code", 0)) in (3, 4) and int(header.get("qform_code", 0)) in (1, 2):
+    standard = int(header.get("sform_code", 0)) in (3, 4, 5)
+    if (standard or _shear(stored.affine) > _SHEAR) and int(header.get("qform_code", 0)) in (1, 2):
         try:
             affine = header.get_qform()
         except (ValueError, HeaderDataError):
             return stored.affine, ""
         if not np.allclose(affine, stored.affine, atol=1e-3):
-            return np.asarray(affine, dtype=np.float64), "its sform is that of a standard space; the qform is used"
+            what = "that of a standard space" if standard else "sheared"
+            return np.asarray(affine, dtype=np.float64), f"its sform is {what}; the qform is used"
     return stored.affine, ""
+
+
+def _shear(affine: NDArray[np.float64]) -> float:
+    """Return the largest cosine between two axes of an affine (4, 4), 0 of one that maps an axis to nothing."""
+    axes = affine[:3, :3]
+    sizes = np.linalg.norm(axes, axis=0)
+    return float(np.abs((axes / sizes).T @ (axes / sizes) - np.eye(3)).max()) if (sizes > 0).all() else 0.0
 
 
 def _kind(path: Path) -> str:
@@ -232,13 +241,11 @@ def _check_shape(voxels: NDArray[Any], name: object) -> None:
 
 
 def _check_geometry(image: Image, name: object) -> None:
-    axes, sizes = image.affine[:3, :3], np.array(image.spacing)
-    if not np.isfinite(image.affine).all() or (sizes <= 0).any():
+    if not np.isfinite(image.affine).all() or min(image.spacing) <= 0:
         raise DataError(f"{name} has an affine that maps its axes to nothing; convert it again from the original")
-    cosines = np.abs((axes / sizes).T @ (axes / sizes) - np.eye(3))
-    if cosines.max() > _SHEAR:
+    if (shear := _shear(image.affine)) > _SHEAR:
         raise DataError(
-            f"{name} has a sheared affine: its axes are not at right angles (cosine {cosines.max():.3f}). "
+            f"{name} has a sheared affine: its axes are not at right angles (cosine {shear:.3f}). "
             "Resample it to a rectangular grid"
         )
 

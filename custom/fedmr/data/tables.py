@@ -24,10 +24,13 @@ def read_table(path: Path, columns: Sequence[str], hint: str = "") -> list[tuple
         raise DataError(f"{path} does not exist; give a CSV with the columns {wanted}{hint}")
     text = _decoded(path)
     first = text.partition("\n")[0]
+    if first.strip().lower() in ("sep=;", "sep=,", "sep=\t", "sep="):  # a line of Excel's own
+        text = "\n" + text.partition("\n")[2]
+    first = text.lstrip("\r\n").partition("\n")[0]
     delimiter = max(",;\t", key=first.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
-        names = [name.strip().lower() for name in next(reader, [])]
+        names = [name.strip().lower() for name in next(filter(any, reader), [])]
         missing = sorted(set(columns) - set(names))
         if missing:
             raise DataError(f"{path} has no column {', '.join(missing)}; it needs {wanted}")

@@ -66,12 +66,12 @@ def super_resolve_series(
         OSError: the result cannot be written.
     """
     options, name = resolver.options, label(scan)
-    image = dicom.read(scan)
+    image = dicom.read(scan, single=True)
     across = int(nib.io_orientation(image.affine)[2, 0])
     plane = options.plane or next(plane for plane, axis in PLANES.items() if axis == across)
     notes = [*check(image, name, axis=2, least_side=resolver.least_side), *grid_note(image)]
     with quiet():
-        frames, _ = in_order(frames_of_scan(scan), name)
+        frames, _ = in_order(frames_of_scan(scan), name, single=True)
     derivation = _derivation(resolver, plane)
     if options.deidentify:
         check_pixels(frames)

@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from pydicom.uid import generate_uid
+from pydicom.uid import ImplicitVRLittleEndian, generate_uid
 
 from dicom_files import Series, assert_shows_the_field, classic, find, save, write_classic
 from fedmr.data.readers import dicom
@@ -150,6 +150,24 @@ PRIVATE_B = {
     "Philips": (0x20011003, "FL", "Philips Imaging DD 001", [0.0, 800.0]),
     "UIH": (0x00651009, "FD", "Image Private Header", [0.0, 1000.0]),
 }
+
+
+@pytest.mark.parametrize("implicit", [False, True])
+def test_phase_in_ges_own_element_is_left_out_of_a_series(tmp_path, implicit):
+    uid = generate_uid()
+    for number in (0, 1, 2):
+        for place in range(5):
+            dataset = classic(Series(uid=uid), place)
+            dataset.add_new((0x0043, 0x0010), "LO", "GEMS_PARM_01")
+            dataset.add_new(0x0043102F, "SS", number)
+            dataset.InstanceNumber = 3 * place + number + 1
+            if implicit:
+                dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+            save(dataset, tmp_path / f"{number}_{place}")
+    found = find(tmp_path)
+    assert (found.problems, found.left_out) == ([], {"DICOM phase image": 5, "DICOM real or imaginary part": 5})
+    (scan,) = found.scans
+    assert {path.name[0] for path in scan.files} == {"0"}
 
 
 @pytest.mark.parametrize("vendor", PRIVATE_B)

@@ -59,6 +59,11 @@ _SHOWS = {
     "BurnedInAnnotation": "its header says that text is burned into its pixels, which may name the patient",
     "RecognizableVisualFeatures": "its header says that a face can be recognised in it",
 }
+# GE's RawDataType as a number, or as the bytes of a file that does not state its kind of value
+_GE_TYPES = {
+    **dict.fromkeys(("1", "b'\\x01\\x00'"), "PHASE"),
+    **dict.fromkeys(("2", "3", "b'\\x02\\x00'", "b'\\x03\\x00'"), "REAL"),
+}
 # Files from before 1993, and some exports, begin with group 0008 or 0002 and not with "DICM" after 128 bytes.
 _FIRST_GROUPS = (b"\x08\x00", b"\x02\x00", b"\x00\x08", b"\x00\x02")
 
@@ -140,18 +145,22 @@ def _add(found: Found, uid: str, members: list[File], patients: dict[Path, str])
         )
 
 
-def read(scan: Scan) -> Image:
+def read(scan: Scan, *, single: bool = False) -> Image:
     """Read a series as a volume, its slices ordered by their position in the patient.
 
     Voxel axes run along the rows of the image (X), along its columns (Y) and across the slices (Z). Whole numbers
     stay whole numbers where the header does not rescale them. Pixels that the header declares as padding become 0.
+
+    Args:
+        scan: the series.
+        single: whether one image is enough, as for `infer`.
 
     Raises:
         DataError: naming the series or file, what is wrong with it and what to do.
     """
     name = _name(scan.files)
     with quiet():
-        frames, affine = in_order(frames_of_scan(scan), name)
+        frames, affine = in_order(frames_of_scan(scan), name, single=single)
         pixels = np.stack([frame.pixels() for frame in frames], axis=-1)
         lossy = any(frame.dataset.get("LossyImageCompression") == "01" for frame in frames)
     notes: tuple[str, ...] = (
@@ -224,6 +233,7 @@ def _left_out_as(header: Header) -> str:
         if "Image" not in kind.name or "Secondary Capture" in kind.name:
             return kind.name.removesuffix(" Storage")
     values = [*header["ImageType"].upper().split("\\")[2:], header["ComplexImageComponent"].upper()]
+    values += [_GE_TYPES.get(header["0043102F"], "")]
     if kind_of_values := image_type_kind(values):
         return kind_of_values
     description = header["SeriesDescription"]

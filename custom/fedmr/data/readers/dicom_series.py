@@ -13,6 +13,7 @@ Header = dict[str, str]
 # elements by which images at one place differ, the word for it, in the order in which they are tried
 DIFFERENCES = (
     ("ImageType", "type"),
+    ("0043102F", "type"),  # GE: magnitude, phase, real, imaginary
     ("EchoNumbers", "echo"),
     ("EchoTime", "echo"),
     ("InversionTime", "inversion"),

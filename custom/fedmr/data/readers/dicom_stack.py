@@ -222,12 +222,13 @@ def _geometry(path: Path, dataset: Dataset, groups: list[Dataset], tag: str, gro
     return numbers
 
 
-def in_order(frames: Sequence[Frame], name: str) -> tuple[list[Frame], NDArray[np.float64]]:
+def in_order(frames: Sequence[Frame], name: str, *, single: bool = False) -> tuple[list[Frame], NDArray[np.float64]]:
     """Order images by their position along the slice normal.
 
     Args:
         frames: of one series.
         name: what messages call the series.
+        single: whether one image is enough; its slice distance is its thickness.
 
     Returns:
         the images, and the (4, 4) affine from (column, row, slice) indices to right-anterior-superior mm.
@@ -235,7 +236,7 @@ def in_order(frames: Sequence[Frame], name: str) -> tuple[list[Frame], NDArray[n
     Raises:
         DataError: a single image; several matrices, spacings or orientations; missing, repeated or uneven slices.
     """
-    if len(frames) == 1:
+    if len(frames) == 1 and not single:
         raise DataError(f"{name} is a single image; a volume of 2 slices or more is needed. Leave it out")
     _check_alike(frames, name)
     row, column = frames[0].axes
@@ -243,7 +244,7 @@ def in_order(frames: Sequence[Frame], name: str) -> tuple[list[Frame], NDArray[n
     frames = sorted(frames, key=lambda frame: float(frame.position @ normal))
     _check_places(np.array([frame.position @ normal for frame in frames]), frames, name)
     corners = np.array([frame.position for frame in frames])
-    step = (corners[-1] - corners[0]) / (len(frames) - 1)
+    step = (corners[-1] - corners[0]) / (len(frames) - 1) if len(frames) > 1 else normal * _thickness(frames[0])
     off = np.linalg.norm(corners - corners[0] - step * np.arange(len(frames))[:, None], axis=1).max()
     if off > _EVEN * np.linalg.norm(step):
         raise DataError(
@@ -252,6 +253,16 @@ def in_order(frames: Sequence[Frame], name: str) -> tuple[list[Frame], NDArray[n
     affine = np.eye(4)
     affine[:3] = np.stack([row * frames[0].spacing[1], column * frames[0].spacing[0], step, corners[0]], axis=1)
     return frames, _TO_RAS @ affine
+
+
+def _thickness(frame: Frame) -> float:
+    """Return the slice thickness in mm that a header states, 1 where it states none."""
+    holders = [frame.dataset, *(frame.dataset.get("SharedFunctionalGroupsSequence") or [])]
+    for holder in holders:
+        for item in (holder, *(holder.get("PixelMeasuresSequence") or [])):
+            if (value := float(item.get("SliceThickness") or 0)) > 0 and np.isfinite(value):
+                return value
+    return 1.0
 
 
 def _check_alike(frames: Sequence[Frame], name: str) -> None:
@@ -268,6 +279,8 @@ def _check_alike(frames: Sequence[Frame], name: str) -> None:
 
 def _check_places(places: NDArray[np.float64], frames: Sequence[Frame], name: str) -> None:
     """Each place along the normal (mm, ascending) must be taken once, and none left out."""
+    if len(frames) == 1:
+        return
     gaps = np.diff(places)
     counts = np.bincount(np.concatenate([[0], np.cumsum(gaps > _SAME)]))
     if counts.max() > 1:

@@ -41,6 +41,9 @@ _HDF5 = (".h5", ".hdf5")
 _NOT_READ = {
     ".img": "the voxels of an Analyze or NIfTI pair, whose .hdr file is missing; copy that as well",
     **dict.fromkeys((".par", ".rec"), "a Philips PAR/REC file; convert it with `dcm2niix`"),
+    **dict.fromkeys((".head", ".brik"), "an AFNI file; convert it with `3dAFNItoNIFTI`"),
+    ".mnc": "a MINC file; convert it with `mnc2nii`",
+    **dict.fromkeys((".gz", ".bz2", ".xz", ".zst"), "packed; unpack it"),
     **dict.fromkeys((".zip", ".tar", ".tgz", ".7z", ".rar"), "an archive; unpack it"),
 }
 
