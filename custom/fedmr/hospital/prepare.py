@@ -84,8 +84,7 @@ def prepare(
         site: FLARE site name.
         out: data root.
         options: how.
-        progress: receives the numbers of scans done and in all.
-        scanning: receives before that the numbers of files looked at and in all.
+        progress, scanning: receive the numbers of scans done and in all, and before that those of files looked at.
 
     Raises:
         DataError: nothing can be prepared; the message says why.
@@ -104,9 +103,9 @@ def prepare(
     records = {name: result for name, result in results.items() if not isinstance(result, str)}
     scans, duplicates = _without_duplicates(records, scans)
     problems += duplicates
-    if not scans:
-        raise DataError("\n".join([f"no scan in {source} can be used", *problems]))
     try:
+        if not scans:
+            raise DataError(f"no scan in {source} can be used")
         splits = _decide(scans, private, folder, options)
     except DataError as error:
         raise DataError("\n".join([str(error), *problems])) from None

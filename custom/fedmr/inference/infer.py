@@ -73,8 +73,7 @@ def infer(
         job: job of the model, if a file without a card lies in a folder without a job config.
         force: replace results that are there.
         layout: "auto", "nifti" or "dicom", where a folder holds several kinds.
-        progress: receives the name of the scan and the numbers of its slices done and in all; before that those of the
-            files looked at.
+        progress: receives the name of the scan and the numbers of its slices done and in all; first of files looked at.
 
     Raises:
         DataError: nothing could be done; the message says why.
@@ -86,8 +85,7 @@ def infer(
     opened = load_model(model, job)
     takes_kspace = opened.task.takes_kspace
     worker = (Reconstructor if takes_kspace else SuperResolver)(opened, options)
-    scanning = partial(progress, "files looked at")
-    work, outcome = _plan(source, target, layout, takes_kspace=takes_kspace, scanning=scanning)
+    work, outcome = _plan(source, target, layout, partial(progress, "files looked at"), takes_kspace=takes_kspace)
     single = len(work) == 1 and not outcome.problems
     done = [item for item in work if not force and item.target != target and _is_done(item)]
     outcome.skipped = len(done)
@@ -125,7 +123,7 @@ def _check_apart(source: Path, target: Path) -> None:
 
 
 def _plan(
-    source: Path, target: Path, layout: str, *, takes_kspace: bool, scanning: Callable[[int, int], None]
+    source: Path, target: Path, layout: str, scanning: Callable[[int, int], None], *, takes_kspace: bool
 ) -> tuple[list[_Work], Outcome]:
     """Return the scans to process with their targets, and an outcome with the skipped files."""
     if source.is_file() and is_volume(source) and not takes_kspace:
