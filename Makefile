@@ -34,7 +34,7 @@ setup: .venv/installed  ## make .venv and install everything into it
 setup-locked:  ## the same with every file checked by its hash (Linux x86-64, Python 3.11)
 	python3 -m venv .venv
 	$(BIN)/python -m pip install --quiet --require-hashes --no-deps --requirement requirements.lock
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch .venv/installed
 
 lock: setup  ## write requirements.lock from what is installed

@@ -1,5 +1,6 @@
 """Configs are read as they are now, and what a caller changes is its own."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,22 @@ def test_a_config_that_reaches_out_of_its_file_is_refused_unread(text, tmp_path,
 def test_every_rendered_job_is_self_contained():
     for path in (ROOT / "jobs").rglob("*.conf"):
         assert reaches_out(path.read_text()) == "", path
+
+
+# who parses HOCON without `read_hocon`, and whose it is
+OWN = {
+    "federation/render.py": "sources of jobs, which include each other",
+    "study/grid.py": "the same, as a study's base",
+    "tasks/overrides.py": "a value that the user has typed",
+    "utils/hocon.py": "itself",
+}
+
+
+def test_whoever_reads_another_ones_config_reads_it_by_the_safe_reader():
+    package = ROOT / "custom" / "fedmr"
+    parsers = {
+        str(file.relative_to(package))
+        for file in package.rglob("*.py")
+        if re.search(r"ConfigFactory|ConfigParser|import pyhocon", file.read_text())
+    }
+    assert parsers == set(OWN)

@@ -13,6 +13,7 @@ from nvflare.app_common.app_constant import AppConstants
 
 from fedmr.aggregation.rounds import Bounds, Contribution, Share, shares_of
 from fedmr.flare.rejections import note_left_out
+from fedmr.utils.text import one_line
 
 
 class WeightedAggregator(InTimeAccumulateWeightedAggregator):
@@ -43,11 +44,12 @@ class WeightedAggregator(InTimeAccumulateWeightedAggregator):
             return bool(super().accept(shareable, fl_ctx))  # the base class reports it
         kinds = {part: getattr(content, "data_kind", None) for part, content in _parts(dxo).items()}
         if kinds != self.expected_data_kind:
-            self.log_error(fl_ctx, f"{site} sent {str(kinds)[:200]}", fire_event=False)
+            self.log_error(fl_ctx, f"{site} sent {one_line(kinds, 200)}", fire_event=False)
             return False
         number = shareable.get_cookie(AppConstants.CONTRIBUTION_ROUND)
         if number != fl_ctx.get_prop(AppConstants.CURRENT_ROUND) or site in self._held:
-            self.log_warning(fl_ctx, f"{site} sent a late or second update of round {number}", fire_event=False)
+            text = f"{site} sent a late or second update of round {one_line(number, 20)}"
+            self.log_warning(fl_ctx, text, fire_event=False)
             return False
         self._held[site] = shareable
         return True

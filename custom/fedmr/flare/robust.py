@@ -10,6 +10,7 @@ from nvflare.app_common.abstract.aggregator import Aggregator
 from nvflare.app_common.app_constant import AppConstants
 
 from fedmr.aggregation.robust import trimmed_mean
+from fedmr.utils.text import one_line
 
 
 class RobustAggregator(Aggregator):
@@ -35,10 +36,12 @@ class RobustAggregator(Aggregator):
         number = shareable.get_cookie(AppConstants.CONTRIBUTION_ROUND)
         dxo = from_shareable(shareable)
         if dxo.data_kind != self.expected_data_kind:
-            self.log_error(fl_ctx, f"{site} sent {dxo.data_kind}, not {self.expected_data_kind}", fire_event=False)
+            text = f"{site} sent {one_line(dxo.data_kind, 60)}, not {self.expected_data_kind}"
+            self.log_error(fl_ctx, text, fire_event=False)
             return False
         if number != fl_ctx.get_prop(AppConstants.CURRENT_ROUND) or site in self._updates:
-            self.log_warning(fl_ctx, f"{site} sent a late or second update of round {number}", fire_event=False)
+            text = f"{site} sent a late or second update of round {one_line(number, 20)}"
+            self.log_warning(fl_ctx, text, fire_event=False)
             return False
         self._updates[site] = dxo.data
         return True
