@@ -3,13 +3,17 @@ import math
 import numpy as np
 import pytest
 import torch
-from monai.metrics.regression import PSNRMetric, SSIMMetric
+from monai.metrics.regression import MultiScaleSSIMMetric, PSNRMetric, SSIMMetric
+from scipy.ndimage import gaussian_laplace
+from scipy.signal import convolve2d
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from fedmr.metrics import (
     METRICS,
     VOLUME_METRICS,
+    hfen,
     mean_metrics,
+    ms_ssim,
     nmse,
     psnr,
     psnr_foreground,
@@ -159,3 +163,43 @@ def test_psnr_and_ssim_equal_their_formulas(volumes):
     covariance, variances = blur(prediction * reference) - p * r, blur(prediction**2) - p**2 + blur(reference**2) - r**2
     value = (2 * p * r + c1) * (2 * covariance + c2) / ((p**2 + r**2 + c1) * (variances + c2))
     assert ssim(prediction, reference) == pytest.approx(float(value.mean()), abs=1e-5)
+
+
+def test_hfen_sees_detail_and_no_shift_of_brightness(volumes):
+    prediction, reference = volumes
+    blurred, more = (
+        torch.nn.functional.avg_pool2d(reference, size, stride=1, padding=size // 2, count_include_pad=False)
+        for size in (3, 5)
+    )
+    assert hfen(reference, reference) == 0
+    assert hfen(reference + 0.3, reference) < 1e-2
+    assert hfen(torch.zeros_like(reference), reference) == pytest.approx(1)
+    assert 0.05 < hfen(blurred, reference) < hfen(more, reference) < 1
+    assert hfen(700 * prediction, 700 * reference) == pytest.approx(hfen(prediction, reference), rel=1e-5)
+
+
+def test_hfen_equals_its_formula_on_a_kernel_of_fifteen_pixels():
+    reference = torch.rand(1, 40, 40, generator=torch.Generator().manual_seed(3))
+    prediction = reference + 0.1 * torch.rand(1, 40, 40, generator=torch.Generator().manual_seed(4))
+    spot = np.zeros((15, 15))
+    spot[7, 7] = 1
+    kernel = gaussian_laplace(spot, 1.5, truncate=7 / 1.5)
+    assert kernel[7, 7] == pytest.approx(-1 / (np.pi * 1.5**4), rel=0.02)  # of the continuous LoG
+    inside = (slice(7, -7), slice(7, -7))
+    images = [(prediction - reference)[0].double().numpy(), reference[0].double().numpy()]
+    error, whole = (np.linalg.norm(convolve2d(image, kernel, mode="valid")) for image in images)
+    by_scipy = [np.linalg.norm(gaussian_laplace(image, 1.5, truncate=7 / 1.5)[inside]) for image in images]
+    assert error / whole == pytest.approx(by_scipy[0] / by_scipy[1], rel=1e-6)
+    assert hfen(prediction, reference) == pytest.approx(error / whole, rel=0.15)  # which leaves out the border
+
+
+@pytest.mark.parametrize("side", [11, 24, 100, 180])
+def test_ms_ssim_takes_slices_of_any_size(side):
+    reference = torch.rand(3, side, side, generator=torch.Generator().manual_seed(5))
+    noise = torch.rand(3, side, side, generator=torch.Generator().manual_seed(6))
+    assert ms_ssim(reference, reference) == pytest.approx(1, abs=1e-6)
+    assert 0 < ms_ssim(reference + 0.5 * noise, reference) < ms_ssim(reference + 0.1 * noise, reference) < 1
+    if side >= 176:
+        monai = MultiScaleSSIMMetric(2, data_range=float(reference.max()))
+        value = monai((reference + 0.1 * noise)[:, None], reference[:, None]).mean()
+        assert ms_ssim(reference + 0.1 * noise, reference) == pytest.approx(float(value), abs=1e-5)

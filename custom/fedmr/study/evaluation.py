@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fedmr.checkpoints.model_file import load_model
-from fedmr.metrics import sharpness, volume_metrics
+from fedmr.metrics import detail_metrics, volume_metrics
 from fedmr.nets.unet import UNet
 from fedmr.runs.run import Run
 from fedmr.study import Cell
@@ -86,7 +86,7 @@ def write_latents(cell: Cell, run: Path, *, data: Path, path: Path) -> None:
 
 
 def _figures(image: torch.Tensor, volume: Volume) -> dict[str, float]:
-    return volume_metrics(image, volume.reference) | {"sharpness": sharpness(image, volume.reference)}
+    return volume_metrics(image, volume.reference) | detail_metrics(image, volume.reference)
 
 
 def _models(cell: Cell, run: Path, task: Task) -> Iterator[_Tested]:

@@ -149,15 +149,15 @@ def _of_site(rows: list[Row]) -> str:
 
 
 def _metric_table(lines: list[Line], rows: list[Row]) -> str:
-    """Return all metrics, mean over the sites that were trained on."""
-    body = []
+    """Return all metrics that were measured, mean over the sites that were trained on."""
+    body, metrics = [], {name: metric for name, metric in METRICS.items() if any(row.get(name) for row in rows)}
     for method in _baselines(rows):
         own = seen(row for row in rows if row["method"] == method)
-        body.append([METHODS[method], *(_once(own, name, metric.digits) for name, metric in METRICS.items())])
+        body.append([METHODS[method], *(_once(own, name, metric.digits) for name, metric in metrics.items())])
     for line in lines:
-        found = {metric: spread(seen(line.rows), metric) for metric in METRICS}
-        body.append([line.label, *(text_of(found[name], metric.digits) for name, metric in METRICS.items())])
-    return markdown(["mean of seen sites", *(metric.title for metric in METRICS.values())], body)
+        found = {metric: spread(seen(line.rows), metric) for metric in metrics}
+        body.append([line.label, *(text_of(found[name], metric.digits) for name, metric in metrics.items())])
+    return markdown(["mean of seen sites", *(metric.title for metric in metrics.values())], body)
 
 
 def _difference_table(lines: list[Line], baseline: str) -> str:
