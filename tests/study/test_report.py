@@ -104,7 +104,7 @@ def test_the_report_states_every_arm_with_its_spread_its_cost_and_its_difference
         "| 1,234 | 1 | 1 | 1.5 | 50 | 2.0 | 0.0 |",
         f"| Ditto (personal) | 41.75 ± 0.71 | 51.75 ± 0.71 | {NONE} | 46.75 ± 0.71 | {NONE} |",
         "| local | 39.50 ± 0.71 |",
-        "| zero-filled | 21.50 | 0.5000 | 0.5000 | 0.50 | 0.500 |",
+        "| zero-filled | 21.50 | 0.5000 | 0.5000 | 0.50 | 0.5000 | 0.500 | 0.500 |",
         "| Ditto | +1.00 ± 0.00 (2 of 2) | +0.0000 ± 0.0000 (0 of 2) | +1.00 (1 of 1) |",
         f"| Ditto (personal) | +1.25 ± 0.00 (2 of 2) | +0.0000 ± 0.0000 (0 of 2) | {NONE} | {NONE} |",
         "| local | -1.00 ± 0.00 (0 of 2) |",
