@@ -16,6 +16,7 @@ from fedmr.federation.processes import processes, stop
 from fedmr.federation.session import COMPLETED, Admin
 from fedmr.runs.attendance import absences_of
 from fedmr.runs.run import Run
+from poc import free_ports
 from simulator import ROOT, SITES, render_tiny_job
 
 pytestmark = pytest.mark.e2e
@@ -65,6 +66,7 @@ def weights(run):
 def kits(tmp_path, hospitals):
     project = yaml.safe_load((ROOT / "poc" / "project.yml").read_text())
     project["participants"] = [p for p in project["participants"] if p["type"] != "client" or p["name"] in THREE]
+    project["participants"][0] |= dict(zip(("fed_learn_port", "admin_port"), free_ports(), strict=True))
     (tmp_path / "project.yml").write_text(yaml.safe_dump(project))
     made, _ = provision(tmp_path / "project.yml", tmp_path / "w", data=hospitals)
     try:

@@ -30,6 +30,7 @@ from fedmr.reports.html import write_html
 from fedmr.runs.resume import resumed_job, unfinished_run
 from fedmr.runs.run import Run
 from planted import VARIABLE, WORDS, leaks, plant
+from poc import free_ports
 from simulator import ROOT, SITES, render_tiny_job
 
 pytestmark = pytest.mark.e2e
@@ -43,6 +44,7 @@ def write_project(folder: Path) -> Path:
     project = yaml.safe_load((ROOT / "poc" / "project.yml").read_text())
     wanted = [p for p in project["participants"] if p["type"] != "client" or p["name"] in TWO]
     project["participants"] = [*wanted, {"name": "member@hub.org", "type": "admin", "org": "hub", "role": "member"}]
+    wanted[0] |= dict(zip(("fed_learn_port", "admin_port"), free_ports(), strict=True))
     (folder / "project.yml").write_text(yaml.safe_dump(project))
     return folder / "project.yml"
 

@@ -67,7 +67,7 @@ def consortium(folder: Path, data: Path, policies: dict[str, str]) -> Iterator[C
     project = (ROOT / "poc" / "project.yml").read_text().splitlines(keepends=True)
     unused = [f"name: site-{number}," for number in range(1, 5) if f"site-{number}" not in policies]
     text = "".join(line for line in project if not any(name in line for name in unused))
-    for port, free in zip(("18002", "18003"), _free_ports(), strict=True):
+    for port, free in zip(("18002", "18003"), free_ports(), strict=True):
         text = text.replace(port, str(free))
     (folder / "project.yml").write_text(text)
     poc._answer("poc", "prepare", "-i", "project.yml", "--force")
@@ -80,7 +80,8 @@ def consortium(folder: Path, data: Path, policies: dict[str, str]) -> Iterator[C
         poc.nvflare("poc", "stop")
 
 
-def _free_ports() -> list[int]:
+def free_ports() -> list[int]:
+    """Two ports that nobody uses, each time others: several workers provision at once."""
     sockets = [socket.socket() for _ in range(2)]
     for each in sockets:
         each.bind(("127.0.0.1", 0))
