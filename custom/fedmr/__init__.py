@@ -1,6 +1,6 @@
 """FedMR: federated MR image super-resolution and reconstruction on NVIDIA FLARE.
 
-In Python: `load_model`, `infer`, `train`, `evaluate`, `simulate`; see `fedmr.cli.api`.
+In Python: `load_model`, `infer`, `train`, `evaluate`, `simulate`, `Run`; see `fedmr.cli.api` and docs/python.md.
 """
 
 from importlib import import_module
@@ -10,13 +10,14 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from fedmr.cli.api import Model as Model
+    from fedmr.cli.api import Run as Run
     from fedmr.cli.api import evaluate as evaluate
     from fedmr.cli.api import infer as infer
     from fedmr.cli.api import load_model as load_model
     from fedmr.cli.api import simulate as simulate
     from fedmr.cli.api import train as train
 
-__all__ = ("Model", "__version__", "evaluate", "infer", "load_model", "simulate", "train")
+__all__ = ("Model", "Run", "__version__", "evaluate", "infer", "load_model", "simulate", "train")
 
 
 def __getattr__(name: str) -> Any:

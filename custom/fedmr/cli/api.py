@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fedmr.checkpoints.model_file import Model as Model
 from fedmr.checkpoints.model_file import load_model as _load_model
+from fedmr.cli.checks import check_free
 from fedmr.data.images import Image, check
 from fedmr.federation.configured import configure
 from fedmr.federation.render import locate_job
@@ -24,7 +25,7 @@ from fedmr.federation.simulator import choose_sites
 from fedmr.federation.simulator import simulate as run_job
 from fedmr.inference.infer import infer as _infer_files
 from fedmr.inference.super_resolver import Options, SuperResolver
-from fedmr.runs.run import Run
+from fedmr.runs.run import Run as Run
 from fedmr.training.standalone import evaluate_sites, train_pooled
 
 AnyPath = str | os.PathLike[str]
@@ -95,7 +96,13 @@ def infer(
 
 
 def train(
-    data: AnyPath, out: AnyPath, *, job: AnyPath = "mscan_fedavg", sites: Sequence[str] = (), rounds: int = 0
+    data: AnyPath,
+    out: AnyPath,
+    *,
+    job: AnyPath = "mscan_fedavg",
+    sites: Sequence[str] = (),
+    rounds: int = 0,
+    force: bool = False,
 ) -> Path:
     """Train without FLARE on one site or several pooled; see `training.standalone.train_pooled`.
 
@@ -105,10 +112,15 @@ def train(
         job: job whose task and rounds to use; a folder, or the name of one that comes with FedMR.
         sites: names; all by default.
         rounds: instead of the job's.
+        force: replace a model and log that are there.
 
     Returns:
         the model file.
+
+    Raises:
+        FileExistsError: they are, without `force`.
     """
+    check_free(Path(out) / "model.pt", Path(out) / "log.jsonl", force=force)
     return train_pooled(Path(data), Path(out), job=locate_job(Path(job)), sites=sites, rounds=rounds, say=_quiet)
 
 
