@@ -26,7 +26,7 @@ from scipy.stats import spearmanr
 from fedmr.checkpoints.model_file import load_model
 from fedmr.data.datalist import read_datalist, site_folders
 from fedmr.inference.infer import infer
-from fedmr.inference.super_resolver import Options
+from fedmr.inference.resolver import Options
 from fedmr.metrics import foreground, psnr
 from fedmr.tasks.base import Volume
 from fedmr.utils.environment import ROOT

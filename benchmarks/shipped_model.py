@@ -20,6 +20,8 @@ from typing import Any
 import nibabel as nib
 from gain_on_real_scans import gains, measure, over_patients, prepared, write
 from studies.smaller_scans import reduce
+from through_plane import measured
+from through_plane import write as write_through_plane
 
 from fedmr.checkpoints.card import make_card, summarise_volumes
 from fedmr.checkpoints.model_file import Model, load_model, save_model
@@ -28,9 +30,10 @@ from fedmr.data.datalist import DATA_ROOT_VARIABLE, read_datalist, site_folders
 from fedmr.data.scan_facts import ranges, scan_facts
 from fedmr.metrics import mean_metrics
 from fedmr.runs.run import Run
-from fedmr.utils.environment import ROOT
+from fedmr.utils.environment import ROOT, circumstances
 
-JOBS = {"mscan-x2": "mscan_real", "mscan-x4": "mscan_real_x4"}
+JOBS = {"mscan-x2": "mscan_real", "mscan-x4": "mscan_real_x4", "mscan-through-plane": "mscan_through_plane"}
+THICKNESS = 4.0  # mm, of the slices that the figures of a through-plane model are of
 VALIDATION_SLICES = 8
 LICENCE = (
     "CC-BY 4.0. Trained on: MR databases of multiple sclerosis patients, Laboratory of Imaging Technologies, "
@@ -78,9 +81,10 @@ def training_facts(model: Model, data: Path) -> dict[str, Any]:
         for volume in model.task.load(folder, ("train",)):
             scan = nib.load(folder / entries[volume.name]["image"])
             zooms = sorted(float(zoom) for zoom in scan.header.get_zooms()[:3])  # the slice axis has the largest
-            rows, columns = model.task.scale
+            across = model.task.across_slices  # then the scan itself is what the model is applied to
+            rows, columns = (1, 1) if across else model.task.scale
             spacing = zooms[2], zooms[1] * rows, zooms[0] * columns
-            facts.append(scan_facts(volume.lr.numpy(), spacing, 1.0))
+            facts.append(scan_facts((volume.hr if across else volume.lr).numpy(), spacing, 1.0))
             volumes.append(volume)
     return summarise_volumes(volumes) | {"ranges": ranges(facts)}
 
@@ -125,7 +129,10 @@ def main() -> None:
         record.write_text(json.dumps({"hours": round(hours, 2), "commit": commit.stdout.strip()}) + "\n")
     file = run / "server" / "simulate_job" / "app_server" / "FL_global_model.pt"
     model, rounds = load_model(file), Run(run).rounds
-    rows = measure(file, arguments.source, data, "test")
+    if model.task.across_slices:
+        rows = measured(arguments.name, file, arguments.source, "test", [THICKNESS])
+    else:
+        rows = measure(file, arguments.source, data, "test")
     sites = {site for made in rounds for site in made["sites"]}
     steps = sum(site["steps"] for made in rounds for site in made["sites"].values())
     training = {"federated": True, "sites": len(sites), "rounds": len(rounds), "steps": steps}
@@ -135,7 +142,10 @@ def main() -> None:
     )
     WEIGHTS.mkdir(exist_ok=True)
     save_model(WEIGHTS / f"{arguments.name}.pt", Model(model.net, card))
-    write(arguments.name, rows, "test")
+    if model.task.across_slices:
+        write_through_plane(arguments.name, rows, circumstances())
+    else:
+        write(arguments.name, rows, "test")
 
 
 if __name__ == "__main__":

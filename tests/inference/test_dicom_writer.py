@@ -18,7 +18,8 @@ from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 from dicom_files import AXIAL, SAGITTAL, Series, enhanced, field_at, save, write_classic
 from fedmr.data.readers import dicom
 from fedmr.inference.dicom_writer import super_resolve_series
-from fedmr.inference.super_resolver import Options, SuperResolver
+from fedmr.inference.resolver import Options
+from fedmr.inference.super_resolver import SuperResolver
 from landmarks import model
 from valid_dicom import CLASSIC, COMMON, ENHANCED, valid_enhanced
 

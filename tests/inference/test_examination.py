@@ -8,7 +8,8 @@ import pytest
 
 from fedmr.data.images import Image
 from fedmr.inference.examination import SUFFIX, examine, say, write_record
-from fedmr.inference.super_resolver import Options, SuperResolver
+from fedmr.inference.resolver import Options
+from fedmr.inference.super_resolver import SuperResolver
 from landmarks import blob, model
 
 SHAPE = (24, 28, 6)
@@ -71,15 +72,15 @@ def test_an_untrained_network_departs_little_and_one_with_data_consistency_not_a
     trained = looked_at(scan(), scale=scale)
     untrained = looked_at(scan(), trained=False, scale=scale)
     consistent = looked_at(scan(), consistent=True, scale=scale)
-    assert consistent.kspace_departure < 1e-5
-    assert consistent.kspace_departure < untrained.kspace_departure < trained.kspace_departure
+    assert consistent.departure < 1e-5
+    assert consistent.departure < untrained.departure < trained.departure
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 4.0), (4.0, 1.0, 1.0), (1.0, 4.0, 1.0)])
 def test_the_slices_are_those_of_the_result_whatever_axis_they_lie_across(spacing):
     turned = np.moveaxis(scan().voxels, 2, spacing.index(4.0))
     found = looked_at(Image(np.ascontiguousarray(turned), np.diag([*spacing, 1.0])))
-    assert found.kspace_departure == pytest.approx(looked_at(scan()).kspace_departure, rel=0.2)
+    assert found.departure == pytest.approx(looked_at(scan()).departure, rel=0.2)
     assert found.warnings == ()
 
 
@@ -90,5 +91,5 @@ def test_the_record_lies_beside_the_result_and_names_neither_patient_nor_path(tm
     assert path == tmp_path / f"a{SUFFIX}"
     record = json.loads(path.read_text())
     assert set(record) == {"fedmr", "scale", "network", "training", "data_consistency", "mean_over_flips", "volumes"}
-    assert set(record["volumes"][0]) == {"warnings", "expected_gain", "kspace_departure"}
+    assert set(record["volumes"][0]) == {"warnings", "expected_gain", "departure"}
     assert str(tmp_path) not in path.read_text()

@@ -11,7 +11,8 @@ from fedmr.checkpoints.model_file import save_model
 from fedmr.data.images import Image
 from fedmr.inference.flips import FLIPS, flip, over_flips
 from fedmr.inference.infer import infer
-from fedmr.inference.super_resolver import Options, SuperResolver
+from fedmr.inference.resolver import Options
+from fedmr.inference.super_resolver import SuperResolver
 from fedmr.physics.degradation import degrade, zero_filled
 from landmarks import blob, model, place
 from phantoms import phantom

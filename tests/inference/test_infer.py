@@ -18,7 +18,7 @@ from fedmr.data.readers import dicom
 from fedmr.data.readers.folder import find_scans
 from fedmr.federation.render import read_task
 from fedmr.inference.infer import infer
-from fedmr.inference.super_resolver import Options
+from fedmr.inference.resolver import Options
 from fedmr.nets import build
 from fedmr.tasks.registry import build_task
 from fedmr.utils.errors import DataError

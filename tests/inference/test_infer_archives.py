@@ -9,7 +9,7 @@ from pydicom.uid import generate_uid
 from dicom_files import PATIENT_NAME, Series, enhanced, save, write_classic
 from fedmr.checkpoints.model_file import save_model
 from fedmr.inference.infer import infer
-from fedmr.inference.super_resolver import Options
+from fedmr.inference.resolver import Options
 from fedmr.utils.errors import DataError
 from landmarks import model
 from phantoms import phantom

@@ -4,7 +4,8 @@ import pytest
 
 from fedmr.data.images import read_nifti
 from fedmr.inference.nifti_writer import super_resolve_nifti
-from fedmr.inference.super_resolver import Options, SuperResolver
+from fedmr.inference.resolver import Options
+from fedmr.inference.super_resolver import SuperResolver
 from fedmr.utils.errors import DataError
 from landmarks import AFFINES, GRIDS, TURN, blob, model, place
 from phantoms import phantom

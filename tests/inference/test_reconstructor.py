@@ -12,7 +12,7 @@ from fedmr.checkpoints.export import ExportError, export
 from fedmr.checkpoints.model_file import Model, load_model, save_model
 from fedmr.cli.main import app
 from fedmr.inference.infer import infer
-from fedmr.inference.super_resolver import Options
+from fedmr.inference.resolver import Options
 from fedmr.nets import build
 from fedmr.physics.coils import reconstruct_zero_filled
 from fedmr.physics.degradation import fft2c

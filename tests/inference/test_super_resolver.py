@@ -5,7 +5,8 @@ import torch
 
 from fedmr.data.images import Image, canonical
 from fedmr.data.volumes import read_volume
-from fedmr.inference.super_resolver import PLANES, Options, SuperResolver, impose
+from fedmr.inference.resolver import PLANES, Options
+from fedmr.inference.super_resolver import SuperResolver, impose
 from fedmr.metrics import psnr
 from fedmr.physics.degradation import degrade, truncate
 from fedmr.tasks.patches import load_volumes

@@ -188,7 +188,7 @@ def test_any_network_runs_as_a_task_and_can_be_exported(name):
 @pytest.mark.parametrize(
     ("name", "args", "message"),
     [
-        ("srcnn", {"scale": 5}, "SRCNN: scale is 5; known are 2, 3, 4"),
+        ("srcnn", {"scale": 5}, "SRCNN: scale is 5; known are 1, 2, 3, 4"),
         ("span", {"grid": "middle"}, "SPAN: grid is 'middle'"),
         ("vdsr", {"skip": False}, "skip"),  # it is part of the network
         ("edsr", {"width": 3}, "network 'edsr' does not take .*width"),

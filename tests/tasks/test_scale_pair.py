@@ -13,7 +13,8 @@ from fedmr.checkpoints.card import describe, make_card, task_of
 from fedmr.checkpoints.export import to_torchscript
 from fedmr.checkpoints.monai_bundle import metadata
 from fedmr.data.images import Image, canonical
-from fedmr.inference.super_resolver import Options, SuperResolver, impose
+from fedmr.inference.resolver import Options
+from fedmr.inference.super_resolver import SuperResolver, impose
 from fedmr.nets import build
 from fedmr.physics.degradation import degrade, interpolate, pixel_shuffle, truncate
 from fedmr.tasks.patches import PatchSampler, Volume

@@ -24,7 +24,8 @@ from fedmr.federation.render import locate_job
 from fedmr.federation.simulator import choose_sites
 from fedmr.federation.simulator import simulate as run_job
 from fedmr.inference.infer import infer as _infer_files
-from fedmr.inference.super_resolver import Options, SuperResolver
+from fedmr.inference.infer import resolver_of
+from fedmr.inference.resolver import Options, Resolver
 from fedmr.runs.run import Run as Run
 from fedmr.training.standalone import evaluate_sites, train_pooled
 
@@ -64,7 +65,7 @@ def infer(
         target: with a file or folder: file or folder for the result.
         affine: with an array: (4, 4), from voxel indices to right-anterior-superior millimetres.
         force: replace results that are there.
-        options: of `inference.super_resolver.Options`: plane, data_consistency, tile, exact, device.
+        options: of `inference.resolver.Options`: plane, data_consistency, tile, exact, device, isotropic and the like.
 
     Returns:
         the paths that were written; of a nibabel image another, float32; of an array the voxels, float32, and their
@@ -85,7 +86,7 @@ def infer(
     if target is not None:
         raise TypeError("infer of an image or array returns the result; a target goes with a path")
     opened = model if isinstance(model, Model) else load_model(model)
-    resolver = SuperResolver(opened, chosen)
+    resolver = resolver_of(opened, chosen)
     if isinstance(source, SpatialImage):
         result = _resolve(resolver, np.asanyarray(source.dataobj), source.affine)
         return nib.Nifti1Image(result.voxels, result.affine)
@@ -174,7 +175,7 @@ def simulate(
     return run
 
 
-def _resolve(resolver: SuperResolver, voxels: NDArray[Any], affine: ArrayLike) -> Image:
+def _resolve(resolver: Resolver, voxels: NDArray[Any], affine: ArrayLike) -> Image:
     image = Image(voxels, np.asarray(affine, dtype=np.float64))
     for note in check(image, "the image", least_side=resolver.least_side):
         warnings.warn(note, stacklevel=3)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -12,6 +12,9 @@ from rich.table import Table
 from fedmr.cli.checks import Force, check_free, check_input, check_model
 from fedmr.cli.grouped import grouped
 from fedmr.cli.progress import shown
+
+if TYPE_CHECKING:
+    from fedmr.tasks.base import Task
 
 console = Console()
 
@@ -23,7 +26,10 @@ class _Inference:
     plane: Annotated[str, typer.Option(help="axial, coronal or sagittal; the acquisition plane by default.")] = ""
     data_consistency: Annotated[
         bool,
-        typer.Option("--data-consistency", help="Put the scan's own k-space back: the result never contradicts it."),
+        typer.Option(
+            "--data-consistency",
+            help="Put the scan's own k-space, or its thick slices, back: the result never contradicts it.",
+        ),
     ] = False
     fast: Annotated[bool, typer.Option("--fast", help="16-bit arithmetic, where the hardware has it.")] = False
     tile: Annotated[int, typer.Option(help="Side of tiles in LR pixels; chosen by memory by default.")] = 0
@@ -35,6 +41,19 @@ class _Inference:
         bool,
         typer.Option("--uncertainty", help="Average over four flips, and write how far they differ, voxel by voxel."),
     ] = False
+    isotropic: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MM",
+            help="With a through-plane model: side of the result's voxels; 0, the default, for that of pixels.",
+        ),
+    ] = None
+    slice_thickness: Annotated[
+        float, typer.Option(metavar="MM", help="With a through-plane model: instead of what the scan's header says.")
+    ] = 0
+    slice_profile: Annotated[
+        str, typer.Option(help="With a through-plane model: gaussian, box or sinc; as in its training by default.")
+    ] = ""
 
 
 @grouped
@@ -59,7 +78,8 @@ def infer(
 ) -> None:
     """Super-resolve scans in the plane of their slices; geometry, intensities and type are those of the input.
 
-    A reconstruction model takes raw k-space with missing columns instead, as fastMRI HDF5, and writes NIfTI.
+    A through-plane model makes volumes of cubic voxels of thick slices. A reconstruction model takes raw k-space with
+    missing columns, as fastMRI HDF5, and writes NIfTI.
     Exit code 0: all scans were done; 3: some could not be used, each is named with the reason, and the others were; 1:
     none was.
     """
@@ -67,7 +87,7 @@ def infer(
     check_input(source)
     from fedmr.cli.summary import show_results
     from fedmr.inference.infer import infer as infer_scans
-    from fedmr.inference.super_resolver import Options
+    from fedmr.inference.resolver import Options
 
     chosen = {name: value for name, value in vars(how).items() if name != "fast"}
     options = Options(**chosen, exact=not how.fast)
@@ -124,13 +144,22 @@ def card(
     console.print(describe(load_model(model, job).card), markup=False, highlight=False, soft_wrap=True)
 
 
+def _made_for(task: "Task") -> str:
+    """Return the purpose of a task with its scale or its factors."""
+    from fedmr.physics.degradation import scale_text
+
+    facts = task.facts
+    if "factors" in facts:
+        return f"{task.purpose} x{'-'.join(f'{factor:g}' for factor in facts['factors'])}"
+    return f"{task.purpose} x{scale_text(facts.get('scale', 1))}"
+
+
 def models() -> None:
     """List the models that come with FedMR; `fedmr card NAME` says all of one."""
     from fedmr.checkpoints.card import gain_of
     from fedmr.checkpoints.model_file import load_model
     from fedmr.checkpoints.stored import shipped_models
     from fedmr.nets import count_parameters
-    from fedmr.physics.degradation import scale_text
 
     view = Table("name", "made for", "weights", "sites", "test volumes", "gain (dB)", title="models of the package")
     for name, path in shipped_models().items():
@@ -138,7 +167,7 @@ def models() -> None:
         card, gain = model.card, gain_of(model.card)
         view.add_row(
             name,
-            f"{model.task.purpose} x{scale_text(card.get('scale', 1))}",
+            _made_for(model.task),
             f"{count_parameters(model.net):,}",
             str(card["training"].get("sites", "")),
             str(card["metrics"].get("n_volumes", "")),

@@ -22,6 +22,7 @@ from fedmr.utils.errors import DataError
 from fedmr.utils.files import write_atomically
 
 MIN_SIDE = 16
+THICKEST = 100.0  # mm: no slice of a head or body scan is thicker
 _SHEAR = 1e-3  # largest cosine between two voxel axes that is still rounding
 # slices are thinner than 0.7 of the voxels in them only where those were made coarse; scanners go down to 0.85
 _THIN = 0.7
@@ -40,6 +41,7 @@ class Image:
         notes: what a reader found remarkable but usable, for people.
         acquired: share of the voxels along X, Y and Z that the header says were acquired, 1 where it says nothing.
         across: axis across the slices, where the header states it.
+        thickness: of the slices in mm as the header says, not their distance; 0 where it says nothing.
     """
 
     voxels: NDArray[Any]
@@ -48,6 +50,7 @@ class Image:
     notes: tuple[str, ...] = ()
     acquired: tuple[float, float, float] = (1.0, 1.0, 1.0)
     across: int | None = None
+    thickness: float = 0.0
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -278,6 +281,11 @@ def _check_values(voxels: NDArray[Any], low: float, high: float, name: object) -
     if full is not None and high == full and (voxels == full).mean() > 1e-4:
         notes.append(f"{(voxels == full).mean():.2%} of its voxels are at {full}, the most the type holds: saturated")
     return notes
+
+
+def plausible_thickness(stated: float) -> float:
+    """Return a stated slice thickness in mm, 0.0 if it is no number above 0 and at most `THICKEST`."""
+    return stated if 0 < stated <= THICKEST else 0.0
 
 
 def canonical(image: Image) -> Image:

@@ -51,12 +51,12 @@ class Derivation:
     """Record how the result was made.
 
     Attributes:
-        scale: factor in words.
+        label: what became finer, in a word or two.
         model: digest of the weights, so that a result can be traced to its model.
         text: one sentence.
     """
 
-    scale: str
+    label: str
     model: str
     text: str
 
@@ -130,7 +130,7 @@ def is_enhanced(source: Frame) -> bool:
 
 
 def _identity(dataset: Dataset, first: Slice, series: Series) -> dict[str, Any]:
-    suffix = f" SR x{series.derivation.scale}"
+    suffix = f" SR {series.derivation.label}"
     date, time = series.time.strftime("%Y%m%d"), series.time.strftime("%H%M%S")
     return {
         "SOPClassUID": dataset.get("SOPClassUID") or MRImageStorage,

@@ -29,9 +29,8 @@ from fedmr.inference.deidentify import check_pixels, deidentified
 from fedmr.inference.dicom_header import Derivation, Series, Slice, derived_object, is_enhanced
 from fedmr.inference.examination import examine, say, write_record
 from fedmr.inference.nifti_writer import save_volume, write_uncertainty
-from fedmr.inference.super_resolver import PLANES, SuperResolver
+from fedmr.inference.resolver import PLANES, Resolver
 from fedmr.nets import name_of
-from fedmr.physics.degradation import scale_text
 from fedmr.utils.errors import DataError
 from fedmr.utils.files import replace_folder
 
@@ -41,7 +40,7 @@ _SHORT_TEXT = 1024  # most characters of an ST element
 
 
 def super_resolve_series(
-    resolver: SuperResolver,
+    resolver: Resolver,
     scan: Scan,
     target: Path,
     *,
@@ -65,11 +64,11 @@ def super_resolve_series(
         DataError: the series cannot be used.
         OSError: the result cannot be written.
     """
-    options, name = resolver.options, label(scan)
-    image = dicom.read(scan, single=True)
+    options, name, image = resolver.options, label(scan), dicom.read(scan, single=True)
     across = int(nib.io_orientation(image.affine)[2, 0])
     plane = options.plane or next(plane for plane, axis in PLANES.items() if axis == across)
-    notes = [*check(image, name, axis=2, least_side=resolver.least_side), *grid_note(image)]
+    notes = check(image, name, axis=2, least_side=resolver.least_side)
+    notes += [*grid_note(image), *resolver.remarks(image, plane)]
     with quiet():
         frames, _ = in_order(frames_of_scan(scan), name, single=True)
     derivation = _derivation(resolver, plane)
@@ -80,7 +79,7 @@ def super_resolve_series(
     result, spread, step = resolver.with_spread(image, plane=plane, progress=progress)
     found = [examine(resolver, image, result, plane=plane, contrast=scan.contrast)]
     if is_nifti(target):
-        clipped = save_volume(result, target, f"super-resolved x{derivation.scale} by FedMR {__version__}")
+        clipped = save_volume(result, target, f"super-resolved {derivation.label} by FedMR {__version__}")
     else:
         how = {"spread": options.data_consistency, "deidentify": options.deidentify}
         clipped = write_series(target, result, step, frames, derivation=derivation, **how)
@@ -106,15 +105,15 @@ def _rehearse(frames: Sequence[Frame], derivation: Derivation) -> None:
             _save(part, series, BytesIO())
 
 
-def _derivation(resolver: SuperResolver, plane: str) -> Derivation:
-    model, task = resolver.model, resolver.task
-    scale, digest = scale_text(task.scale), _digest(model.net)
+def _derivation(resolver: Resolver, plane: str) -> Derivation:
+    model, digest = resolver.model, _digest(resolver.model.net)
     text = (
-        f"Super-resolution x{scale} of {plane} slices by a neural network ({name_of(task.network)}, "
-        f"weights {digest}) trained on images made by {task.degradation}, FedMR {__version__}."
-        f"{' Measured k-space kept.' if resolver.options.data_consistency else ''} {model.card['intended_use']}"
+        f"{resolver.describe(plane)} by a neural network ({name_of(model.task.network)}, "
+        f"weights {digest}) trained on {resolver.trained_on}, FedMR {__version__}."
+        f"{f' Measured {resolver.kept} kept.' if resolver.options.data_consistency else ''} "
+        f"{model.card['intended_use']}"
     )
-    return Derivation(scale, digest, text[:_SHORT_TEXT])
+    return Derivation(resolver.label, digest, text[:_SHORT_TEXT])
 
 
 def _digest(net: nn.Module) -> str:

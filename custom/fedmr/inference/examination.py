@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from fedmr import __version__
 from fedmr.checkpoints.card import gain_of
@@ -15,11 +14,10 @@ from fedmr.data.contrasts import UNKNOWN
 from fedmr.data.images import Image, canonical
 from fedmr.data.scan_facts import outside, scan_facts
 from fedmr.data.volumes import normalisation
-from fedmr.inference.super_resolver import SuperResolver, impose
+from fedmr.inference.resolver import Resolver
 from fedmr.utils.files import write_atomically
 
 SUFFIX = ".fedmr.json"
-_EVERY = 4  # slices whose k-space is compared
 
 
 @dataclass(frozen=True)
@@ -30,21 +28,19 @@ class Examination:
         warnings: why the model may do less for this scan than its card says; empty if nothing speaks against it.
         expected_gain: mean gain in PSNR over zero-filling on the card's test scans, of this contrast where the card
             tells, dB; None if the card has no figures.
-        kspace_departure: norm of the change that data consistency would make over the norm of the result, in [0, 1].
+        departure: norm of the change that data consistency would make over the norm of the result, in [0, 1].
     """
 
     warnings: tuple[str, ...]
     expected_gain: float | None
-    kspace_departure: float
+    departure: float
 
 
-def examine(
-    resolver: SuperResolver, image: Image, result: Image, *, plane: str = "", contrast: str = ""
-) -> Examination:
+def examine(resolver: Resolver, image: Image, result: Image, *, plane: str = "", contrast: str = "") -> Examination:
     """Compare a scan with the card's training scans, and its result with what was measured.
 
     Args:
-        resolver: gives the card, and scale and grid of its task.
+        resolver: gives the card, and what data consistency means.
         image: the scan, (X, Y, Z).
         result: what `resolver` made of it.
         plane: of the slices, as given to `resolver`.
@@ -52,7 +48,7 @@ def examine(
     """
     turned = canonical(image)
     axis = resolver.axis(turned, plane)
-    low, high = _slices(turned, axis), _slices(canonical(result), axis, _EVERY)
+    low = np.ascontiguousarray(np.moveaxis(turned.voxels, axis, 0), dtype=np.float32)
     spacing = (turned.spacing[axis], *(turned.spacing[a] for a in range(3) if a != axis))
     facts = scan_facts(low, spacing, normalisation(torch.from_numpy(low).clamp_min(0)))
     card = resolver.model.card
@@ -61,20 +57,8 @@ def examine(
     if contrast and contrast != UNKNOWN and known and contrast not in known:
         warnings.insert(0, f"its contrast is {contrast}; the model was trained on {', '.join(sorted(known))}")
     gain = gain_of(card, contrast)
-    departure = _departure(resolver, low[::_EVERY], high)
+    departure = resolver.departure(image, result, plane)
     return Examination(tuple(warnings), None if gain is None else round(gain, 2), departure)
-
-
-def _slices(image: Image, axis: int, every: int = 1) -> NDArray[np.float32]:
-    """Copy the slices across an axis, (S, h, w), or one of several: a result is large."""
-    return np.ascontiguousarray(np.moveaxis(image.voxels, axis, 0)[::every], dtype=np.float32)
-
-
-def _departure(resolver: SuperResolver, low: NDArray[np.float32], high: NDArray[np.float32]) -> float:
-    """Return how far (S, H, W) is from the nearest image whose k-space agrees with (S, h, w); see `impose`."""
-    given, made = torch.from_numpy(low), torch.from_numpy(high)
-    change = impose(made, given, resolver.task.scale, resolver.task.grid) - made
-    return float(change.norm() / made.norm().clamp_min(1e-12))
 
 
 def say(examinations: Sequence[Examination]) -> list[str]:
@@ -83,7 +67,7 @@ def say(examinations: Sequence[Examination]) -> list[str]:
     return [f"outside the model's training, look at the result with care: {'; '.join(warnings)}"] if warnings else []
 
 
-def write_record(target: Path, resolver: SuperResolver, examinations: Sequence[Examination]) -> Path:
+def write_record(target: Path, resolver: Resolver, examinations: Sequence[Examination]) -> Path:
     """Write what was found beside a result, file or folder, as NAME.fedmr.json; it names no patient and no path.
 
     Raises:
@@ -91,8 +75,8 @@ def write_record(target: Path, resolver: SuperResolver, examinations: Sequence[E
     """
     record = {
         "fedmr": __version__,
-        "scale": list(resolver.task.scale),
-        "network": dict(resolver.task.network),
+        **resolver.facts,
+        "network": dict(resolver.model.task.network),
         "training": resolver.model.card["training"],
         "data_consistency": resolver.options.data_consistency,
         "mean_over_flips": resolver.options.uncertainty,

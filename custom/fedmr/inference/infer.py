@@ -7,15 +7,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from fedmr.checkpoints.model_file import load_model
+from fedmr.checkpoints.model_file import Model, load_model
 from fedmr.data.images import load_nifti
 from fedmr.data.readers import Scan
 from fedmr.data.readers.folder import FORMATS, find_scans
 from fedmr.data.readers.nifti import SUFFIXES, is_nifti, is_volume
 from fedmr.hospital.conversion import label
+from fedmr.inference.isotropic import IsotropicResolver
 from fedmr.inference.nifti_writer import super_resolve_nifti
 from fedmr.inference.reconstructor import Reconstructor, reconstruct_file
-from fedmr.inference.super_resolver import Options, SuperResolver
+from fedmr.inference.resolver import Options, Resolver
+from fedmr.inference.super_resolver import SuperResolver
 from fedmr.inference.tiling import TileError
 from fedmr.utils.errors import DataError
 from fedmr.utils.progress import Progress
@@ -84,7 +86,7 @@ def infer(
     _check_apart(source, target)
     opened = load_model(model, job)
     takes_kspace = opened.task.takes_kspace
-    worker = (Reconstructor if takes_kspace else SuperResolver)(opened, options)
+    worker = (Reconstructor if takes_kspace else resolver_of)(opened, options or Options())
     work, outcome = _plan(source, target, layout, partial(progress, "files looked at"), takes_kspace=takes_kspace)
     single = len(work) == 1 and not outcome.problems
     done = [item for item in work if not force and item.target != target and _is_done(item)]
@@ -96,6 +98,23 @@ def infer(
     if not outcome.written and not outcome.skipped:
         raise DataError("\n".join(outcome.problems))
     return outcome
+
+
+def resolver_of(model: Model, options: Options) -> Resolver:
+    """Return what makes finer volumes of images by a model.
+
+    Raises:
+        ValueError: a reconstruction model, or options of slices and cubic voxels with one that does not work across
+            slices.
+    """
+    if model.task.across_slices:
+        return IsotropicResolver(model, options)
+    if options.isotropic is not None or options.slice_thickness or options.slice_profile:
+        raise ValueError(
+            f"this is a {model.task.purpose} model; isotropic, slice_thickness and slice_profile go with a "
+            "through-plane one"
+        )
+    return SuperResolver(model, options)
 
 
 def _tried(work: Callable[[], None], item: _Work, outcome: Outcome, single: bool) -> bool:
@@ -238,12 +257,12 @@ def _is_result(folder: Path) -> bool:
     return is_series(folder)
 
 
-def _process(worker: SuperResolver | Reconstructor, item: _Work, outcome: Outcome, progress: Progress) -> None:
+def _process(worker: Resolver | Reconstructor, item: _Work, outcome: Outcome, progress: Progress) -> None:
     """Process one scan and note in `outcome` messages for the user."""
     outcome.notes += [f"{label(item.scan)}: {note}" for note in _apply(worker, item, progress)]
 
 
-def _apply(worker: SuperResolver | Reconstructor, item: _Work, progress: Progress) -> list[str]:
+def _apply(worker: Resolver | Reconstructor, item: _Work, progress: Progress) -> list[str]:
     """Super-resolve or reconstruct one scan and write the result; return messages for the user."""
 
     def advance(done: int, total: int) -> None:

@@ -16,9 +16,9 @@ from fedmr import __version__
 from fedmr.data.acquired_grid import grid_note
 from fedmr.data.contrasts import contrast_of
 from fedmr.data.images import Image, check, load_nifti, read_nifti
+from fedmr.data.readers.nifti import slice_thickness
 from fedmr.inference.examination import Examination, beside, examine, say, write_record
-from fedmr.inference.super_resolver import SuperResolver, check_memory
-from fedmr.physics.degradation import scale_text
+from fedmr.inference.resolver import Resolver, check_memory
 from fedmr.utils.errors import DataError
 from fedmr.utils.files import write_atomically
 
@@ -50,7 +50,7 @@ class Storage:
 
 
 def super_resolve_nifti(
-    resolver: SuperResolver,
+    resolver: Resolver,
     source: Path,
     target: Path,
     *,
@@ -75,7 +75,7 @@ def super_resolve_nifti(
         DataError: the file cannot be used.
         OSError: the result cannot be written.
     """
-    image = read_nifti(source)
+    image = replace(read_nifti(source), thickness=slice_thickness(source))
     stored = load_nifti(source)
     storage = _storage(stored, resolver.options.data_consistency)
     if image.voxels.size == 0:
@@ -83,7 +83,7 @@ def super_resolve_nifti(
     output, step, notes, found, spreads = _volumes(resolver, image, source, storage, progress)
     if storage.clipped:
         notes.append(f"{storage.clipped} voxels lie beyond what {storage.dtype} holds and were clipped to its limits")
-    finished = _with_header(output, stored, step, scale_text(resolver.task.scale))
+    finished = _with_header(output, stored, step, resolver.label)
     finished.header.set_slope_inter(storage.slope, storage.inter)
     if resolver.options.deidentify:
         _clear_texts(finished.header)
@@ -108,7 +108,7 @@ def write_uncertainty(target: Path, spreads: Sequence[Image]) -> str:
 
 
 def _volumes(
-    resolver: SuperResolver, image: Image, source: Path, storage: Storage, progress: Callable[[int, int], None]
+    resolver: Resolver, image: Image, source: Path, storage: Storage, progress: Callable[[int, int], None]
 ) -> tuple[NDArray[Any], NDArray[np.float64], list[str], list[Examination], list[Image]]:
     """Super-resolve the volumes of an image one by one; of a series, one that is all 0 stays so.
 
@@ -123,10 +123,10 @@ def _volumes(
     output: NDArray[Any] = np.empty(0)
     found, spreads = [], list[Image]()
     for done, (number, index) in enumerate(chosen or [(0, next(np.ndindex(series)))]):
-        volume, filled = _without_nan(Image(image.voxels[(..., *index)], image.affine, notes=image.notes))
+        volume, filled = _without_nan(replace(image, voxels=image.voxels[(..., *index)]))
         name = f"volume {number + 1} of {source}" if series else source
-        finer = grid_note(volume) if done == 0 else []
-        notes += [*filled, *check(volume, name, least_side=resolver.least_side), *finer]
+        once = [*grid_note(volume), *resolver.remarks(volume)] if done == 0 else []
+        notes += [*filled, *check(volume, name, least_side=resolver.least_side), *once]
         result, spread, step = resolver.with_spread(volume, progress=partial(_advance, progress, number, total))
         spreads += [] if spread is None else [spread]
         found.append(examine(resolver, volume, result, contrast=contrast_of(source.name)))
@@ -159,7 +159,7 @@ def _storage(stored: Any, exact: bool) -> Storage:
     return Storage(dtype, float(getattr(stored.dataobj, "slope", 1)), float(getattr(stored.dataobj, "inter", 0)))
 
 
-def _with_header(voxels: NDArray[Any], stored: Any, step: NDArray[np.float64], scale: str) -> Any:
+def _with_header(voxels: NDArray[Any], stored: Any, step: NDArray[np.float64], label: str) -> Any:
     """Return the result as a file of the class of `stored`; `step` maps its voxel indices to those of the input."""
     old = stored.header
     header = old.as_byteswapped(native_code)
@@ -186,7 +186,7 @@ def _with_header(voxels: NDArray[Any], stored: Any, step: NDArray[np.float64], s
         # the times at which slices were taken are told by their number
         for name in ("slice_code", "slice_start", "slice_end", "slice_duration"):
             header[name] = 0
-    made = f"super-resolved x{scale} by FedMR {__version__}; ".encode()
+    made = f"super-resolved {label} by FedMR {__version__}; ".encode()
     header["descrip"] = (made + bytes(old["descrip"]))[: header["descrip"].itemsize - 1]
     return type(stored)(voxels, None, header)
 

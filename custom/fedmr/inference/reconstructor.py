@@ -13,7 +13,7 @@ from fedmr.checkpoints.model_file import Model
 from fedmr.data.images import Image, check
 from fedmr.data.readers import Scan, fastmri
 from fedmr.inference.nifti_writer import save_volume
-from fedmr.inference.super_resolver import Options, check_memory
+from fedmr.inference.resolver import Options, check_memory
 from fedmr.physics.coils import KspaceNetwork
 from fedmr.tasks.reconstruction import ReconstructionTask
 from fedmr.tasks.registry import expect
@@ -39,6 +39,8 @@ class Reconstructor:
         refusal = f"this is a {model.task.purpose} model; only a reconstruction model takes k-space"
         task = expect(model.task, ReconstructionTask, refusal)
         given = {"--plane": self.options.plane, "--tile": self.options.tile, "--fast": not self.options.exact}
+        given |= {"--isotropic": self.options.isotropic is not None, "--slice-thickness": self.options.slice_thickness}
+        given |= {"--slice-profile": self.options.slice_profile}
         if unfit := [name for name, value in given.items() if value]:
             raise ValueError(f"{', '.join(unfit)} is for super-resolution only; leave it out")
         self.device = self.options.chosen_device

@@ -1,73 +1,28 @@
 """One volume to its super-resolved volume: slices through the network, and the place of every voxel in the scanner."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from typing import Any
 
-import nibabel as nib
 import numpy as np
-import psutil
 import torch
-from nibabel.orientations import inv_ornt_aff
 from numpy.typing import NDArray
 from torch import Tensor
 
 from fedmr.checkpoints.model_file import Model
-from fedmr.data.images import MIN_SIDE, Image, canonical
+from fedmr.data.images import Image, canonical
 from fedmr.data.volumes import normalisation
 from fedmr.inference.flips import over_flips
+from fedmr.inference.resolver import Options, Resolver, check_memory, turn_back
 from fedmr.inference.tiling import BATCH_PIXELS, SliceNetwork
-from fedmr.physics.degradation import Grid, Scale, pair
+from fedmr.physics.degradation import Grid, Scale, pair, scale_text
 from fedmr.tasks.registry import expect
 from fedmr.tasks.super_resolution import SuperResolutionTask
-from fedmr.utils.errors import DataError
 
-# name of a plane to the axis across it, in right-anterior-superior order
-PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}
-_CANONICAL = np.array([[0, 1], [1, 1], [2, 1]])
+_EVERY = 4  # slices whose k-space is compared
 
 
-@dataclass(frozen=True)
-class Options:
-    """How to super-resolve.
-
-    Attributes:
-        plane: plane of the slices, a name in `PLANES`; "" for the acquisition plane.
-        data_consistency: put the scan's own k-space back into the result.
-        tile: side of tiles in LR pixels, 0 for whole slices where memory allows.
-        exact: 32-bit arithmetic throughout; else faster, see `tiles.SliceNetwork`.
-        device: "cpu", "cuda", or "" for the GPU where there is one.
-        deidentify: leave the person, dates, places and free text out of the result's header.
-        uncertainty: average over the flips of a slice, and map how far they differ; see `inference.flips`.
-    """
-
-    plane: str = ""
-    data_consistency: bool = False
-    tile: int = 0
-    exact: bool = True
-    device: str = ""
-    deidentify: bool = False
-    uncertainty: bool = False
-
-    def __post_init__(self) -> None:
-        for name, known in (("plane", [*PLANES]), ("device", ["cpu", "cuda"])):
-            value = getattr(self, name)
-            if value and value not in known:
-                raise ValueError(f"{name} is {value!r}; known are {', '.join(known)}")
-
-    @property
-    def chosen_device(self) -> str:
-        """The device, or the GPU where none is named and there is one.
-
-        Raises:
-            ValueError: no GPU here, though one is asked for.
-        """
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("there is no GPU here that torch can use; leave out --device, or give cpu")
-        return self.device or ("cuda" if torch.cuda.is_available() else "cpu")
-
-
-class SuperResolver:
+class SuperResolver(Resolver):
     """A model ready to super-resolve volumes slice by slice, in the orientation in which it was trained.
 
     A volume is turned to right-anterior-superior axes, because the grid "pixel0" does not look the same from both ends
@@ -89,37 +44,10 @@ class SuperResolver:
         net = model.net.to(self.options.chosen_device)
         self.net = SliceNetwork(net, self.task.scale, tile=self.options.tile, exact=self.options.exact)
 
-    def __call__(
-        self, image: Image, *, plane: str = "", progress: Callable[[int, int], None] = lambda done, total: None
-    ) -> tuple[Image, NDArray[np.float64]]:
-        """Super-resolve a volume.
-
-        Args:
-            image: voxels (X, Y, Z), checked by `images.check`.
-            plane: of the slices, a name in `PLANES`; "" for that of the options.
-            progress: receives the numbers of slices done and in all.
-
-        Returns:
-            the image: voxels float32, scale times as many along the two axes of a slice, in the units of the input; at
-            least 0, but for data consistency, which may ring below. And the (4, 4) map from its voxel indices to those
-            of the input; its affine is that of the input times this map.
-
-        Raises:
-            DataError: the result is too large for the memory.
-            TileError: see `tiles.SliceNetwork`.
-        """
-        result, _, step = self.with_spread(image, plane=plane, progress=progress)
-        return result, step
-
     def with_spread(
         self, image: Image, *, plane: str = "", progress: Callable[[int, int], None] = lambda done, total: None
     ) -> tuple[Image, Image | None, NDArray[np.float64]]:
-        """Super-resolve a volume as `__call__` does, and map its uncertainty if the options ask for it.
-
-        Returns:
-            the image and the map of voxel indices, as `__call__`; between them the standard deviation over the flips
-            of a slice, of the same shape and in the units of the input, or None.
-        """
+        """Super-resolve a volume, scale times as many voxels along the two axes of a slice; see `Resolver`."""
         task, turned = self.task, canonical(image)
         axis = self.axis(turned, plane)
         scales = [*task.scale]  # of the axes of a slice, in their order
@@ -129,20 +57,45 @@ class SuperResolver:
         check_memory(shape, 16 if self.options.uncertainty else 8)
         low = torch.from_numpy(np.ascontiguousarray(np.moveaxis(turned.voxels, axis, 0), dtype=np.float32))
         high, spread = self._slices(low, progress)
-        result, step = _turn_back(np.moveaxis(high.numpy(), 0, axis), image, scales, task.grid)
+        result, step = turn_back(np.moveaxis(high.numpy(), 0, axis), image, scales, task.grid)
         if spread is None:
             return result, None, step
-        return result, _turn_back(np.moveaxis(spread.numpy(), 0, axis), image, scales, task.grid)[0], step
-
-    def axis(self, turned: Image, plane: str = "") -> int:
-        """Return the axis across the slices of a canonical image: of the plane, else of the options', else its own."""
-        chosen = plane or self.options.plane
-        return PLANES[chosen] if chosen else turned.slice_axis
+        return result, turn_back(np.moveaxis(spread.numpy(), 0, axis), image, scales, task.grid)[0], step
 
     @property
-    def least_side(self) -> int:
-        """Return the least side of a slice, for `images.check`: a plane that a person names is taken as it is."""
-        return 1 if self.options.plane else MIN_SIDE
+    def label(self) -> str:
+        """The scale."""
+        return f"x{scale_text(self.task.scale)}"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The scale."""
+        return {"scale": list(self.task.scale)}
+
+    def describe(self, plane: str) -> str:
+        """Return what is done to slices of a plane."""
+        return f"Super-resolution {self.label} of {plane} slices"
+
+    @property
+    def trained_on(self) -> str:
+        """Images made by the task's degradation."""
+        return f"images made by {self.task.degradation}"
+
+    @property
+    def kept(self) -> str:
+        """K-space."""
+        return "k-space"
+
+    def departure(self, image: Image, result: Image, plane: str = "") -> float:
+        """Return how far a result is from the nearest image whose k-space agrees with the scan's; of some slices."""
+        turned = canonical(image)
+        axis = self.axis(turned, plane)
+        low, high = (
+            torch.from_numpy(np.ascontiguousarray(np.moveaxis(voxels, axis, 0)[::_EVERY], dtype=np.float32))
+            for voxels in (turned.voxels, canonical(result).voxels)
+        )
+        change = impose(high, low, self.task.scale, self.task.grid) - high
+        return float(change.norm() / high.norm().clamp_min(1e-12))
 
     def _slices(self, low: Tensor, progress: Callable[[int, int], None]) -> tuple[Tensor, Tensor | None]:
         """Map (S, h, w) to (S, rows*h, columns*w) in the units of the input, and to its spread if that is asked for."""
@@ -164,35 +117,6 @@ class SuperResolver:
             high[chosen] = result * intensity
             progress(min(start + batch, len(low)), len(low))
         return high, spread
-
-
-def check_memory(shape: Sequence[int], bytes_per_voxel: int) -> None:
-    """Refuse a result that the memory does not hold.
-
-    Raises:
-        DataError: what it needs and what there is.
-    """
-    size = float(np.prod(shape, dtype=np.float64)) * bytes_per_voxel
-    free = psutil.virtual_memory().available
-    if size > free:
-        raise DataError(
-            f"the result of {' x '.join(map(str, shape))} voxels needs {size / 2**30:.1f} GB of memory, "
-            f"{free / 2**30:.1f} GB are free. Split the volume or series"
-        )
-
-
-def _turn_back(
-    voxels: NDArray[np.float32], image: Image, scales: list[int], grid: Grid
-) -> tuple[Image, NDArray[np.float64]]:
-    """From canonical axes to those of `image`, with the geometry."""
-    turn = nib.io_orientation(image.affine)
-    back = nib.orientations.ornt_transform(_CANONICAL, turn)
-    finer = np.diag([1 / s for s in scales] + [1.0])
-    if grid == "half":
-        finer[:3, 3] = [(1 - s) / (2 * s) for s in scales]
-    step = inv_ornt_aff(turn, image.voxels.shape) @ finer @ inv_ornt_aff(back, voxels.shape)
-    turned = nib.apply_orientation(voxels, back)
-    return replace(image, voxels=turned, affine=image.affine @ step), step
 
 
 def impose(high: Tensor, low: Tensor, scale: Scale, grid: Grid) -> Tensor:

@@ -23,7 +23,7 @@ class Peer(nn.Module):
 
     Args:
         layers: the network; interpolated image to image if `upsamples_first`, else LR image to SR image.
-        scale: factor, 2, 3 or 4, or a pair (rows, columns) of which one may be 1.
+        scale: factor, 2, 3 or 4, or a pair (rows, columns) of them and 1; 1 for an image of the same size.
         grid: sampling grid of the interpolation, "pixel0" for k-space truncation, "half" for bicubic.
         skip: add the interpolated image to the output of the layers.
 
@@ -36,8 +36,8 @@ class Peer(nn.Module):
     def __init__(self, layers: nn.Sequential, scale: Scale, grid: Grid, *, skip: bool) -> None:
         super().__init__()
         self.scale, self.grid, self.skip, self.layers = pair(scale), grid, skip, layers
-        if max(self.scale) not in (2, 3, 4):
-            raise ValueError(f"{type(self).__name__}: scale is {scale_text(scale)}; known are 2, 3, 4")
+        if max(self.scale) not in (1, 2, 3, 4):
+            raise ValueError(f"{type(self).__name__}: scale is {scale_text(scale)}; known are 1, 2, 3, 4")
         if grid not in ("pixel0", "half"):
             raise ValueError(f"{type(self).__name__}: grid is {grid!r}; known are 'pixel0', 'half'")
         if skip:

@@ -111,6 +111,7 @@ class Task(ABC):
     purpose: ClassVar[str]  # what the network is for, in words
     measured: ClassVar[str]  # label of the first panel
     takes_kspace: ClassVar[bool]  # the network's input is made from raw k-space, not from images
+    across_slices: ClassVar[bool] = False  # the network is applied to planes that hold the normal of the slices
     shows_errors: ClassVar[bool]  # pictures compare methods by maps of their errors, not by enlarged details
     normalisation: ClassVar[Mapping[str, Any]]  # of the network's input, for the card
 

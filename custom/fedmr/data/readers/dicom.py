@@ -24,7 +24,7 @@ from fedmr.data.images import Image
 from fedmr.data.magnitude import image_type_kind, named_kind
 from fedmr.data.readers import EVERY, Found, Scan, contrast_of
 from fedmr.data.readers.dicom_frames import frames_of_scan, images_of
-from fedmr.data.readers.dicom_matrix import acquired_shares
+from fedmr.data.readers.dicom_matrix import acquired_shares, slice_thickness
 from fedmr.data.readers.dicom_series import (
     DIFFERENCES,
     File,
@@ -170,7 +170,14 @@ def read(scan: Scan, *, single: bool = False) -> Image:
         text for tag, text in _SHOWS.items() if any(str(f.dataset.get(tag, "")).upper() == "YES" for f in frames)
     )
     columns, rows = acquired_shares(frames[0])
-    return Image(pixels.swapaxes(0, 1), affine, notes=notes, acquired=(columns, rows, 1.0), across=2)
+    return Image(
+        pixels.swapaxes(0, 1),
+        affine,
+        notes=notes,
+        acquired=(columns, rows, 1.0),
+        across=2,
+        thickness=slice_thickness(frames[0]),
+    )
 
 
 def _name(paths: Sequence[Path]) -> str:

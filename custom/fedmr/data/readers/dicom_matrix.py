@@ -1,10 +1,11 @@
-"""How much of a DICOM image's matrix was acquired, by its header; the rest was filled in by the scanner."""
+"""How much of a DICOM image's matrix was acquired and how thick it is, by its header."""
 
 import math
 from typing import Any
 
 from pydicom import Dataset
 
+from fedmr.data.images import plausible_thickness
 from fedmr.data.readers.dicom_stack import Frame
 
 
@@ -34,6 +35,15 @@ def acquired_shares(frame: Frame) -> tuple[float, float]:
     except (ArithmeticError, AttributeError, TypeError, ValueError, IndexError):
         return 1.0, 1.0
     return (along, lines) if along_columns else (lines, along)
+
+
+def slice_thickness(frame: Frame) -> float:
+    """Return the nominal thickness of a slice, mm, at most `THICKEST`; 0.0 where the header says nothing of use."""
+    try:
+        stated = frame.dataset.get("SliceThickness") or _value(frame, "PixelMeasuresSequence", "SliceThickness")
+        return plausible_thickness(float(stated))
+    except (ArithmeticError, AttributeError, TypeError, ValueError, IndexError):
+        return 0.0
 
 
 def _share(value: float) -> float:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedmr.data.foreign import is_foreign
-from fedmr.data.images import Image, read_nifti
+from fedmr.data.images import Image, plausible_thickness, read_nifti
 from fedmr.data.magnitude import MASK, named_kind
 from fedmr.data.readers import Found, Scan, contrast_of
 from fedmr.data.readers.patients import Person, identify
@@ -177,6 +177,18 @@ def read(scan: Scan) -> Image:
     if image.voxels.ndim == 3 and 1 in image.voxels.shape:
         raise DataError(f"{scan.files[0]} has shape {image.voxels.shape}: a 2-D image. A 3-D volume is needed")
     return image
+
+
+def slice_thickness(path: Path) -> float:
+    """Return the slice thickness, mm, of the JSON file that BIDS puts beside a scan; 0.0 where it says nothing of use.
+
+    NIfTI itself states only the distance of slices.
+    """
+    try:
+        held = json.loads((path.parent / f"{_stem(path)}.json").read_text(encoding="utf-8"))
+        return plausible_thickness(float(held["SliceThickness"]))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return 0.0
 
 
 def _acquired(path: Path) -> tuple[float, float, float]:
