@@ -16,11 +16,10 @@ from fedmr.federation.processes import processes
 from fedmr.runs.resume import resumed_job
 from fedmr.runs.run import Run
 from poc import Consortium, consortium
-from simulator import SITES, render_tiny_job
+from simulator import ROUNDS, SITES, render_tiny_job
 
 pytestmark = pytest.mark.e2e
 TWO = SITES[:2]
-ROUNDS = 2
 JOBS = ("mscan_fedavg_he", "mscan_fedavg_he_packed")
 OPEN = '{"scopes": [{"name": "hospital", "properties": {}}], "default_scope": "hospital"}'
 
@@ -33,7 +32,7 @@ def poc(tmp_path_factory, hospitals):
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory):
-    return cache(lambda name: render_tiny_job(tmp_path_factory.mktemp(name), ROUNDS, job=name))
+    return cache(lambda name: render_tiny_job(tmp_path_factory.mktemp(name), job=name))
 
 
 @pytest.fixture(scope="module")
