@@ -65,7 +65,8 @@ def _by_itk(path: Path) -> Any:
     _check_own(path)
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
-    reader.SetImageIO("MetaImageIO" if path.suffix.lower() in (".mha", ".mhd") else "NrrdImageIO")
+    if path.suffix != path.suffix.lower():  # by which SimpleITK knows the kind
+        reader.SetImageIO("MetaImageIO" if path.suffix.lower() in (".mha", ".mhd") else "NrrdImageIO")
     reader.ReadImageInformation()
     if reader.GetNumberOfComponents() > 1:
         raise DataError(f"{path} has {reader.GetNumberOfComponents()} values per voxel; give a grey-value image")
