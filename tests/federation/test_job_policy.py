@@ -57,6 +57,17 @@ def test_a_required_filter_must_cover_all_that_training_sends(config):
     assert "required_filters" in problems_of(config("mscan_dp", spare_submit_model), policy)[0]
 
 
+def test_training_under_the_name_of_a_test_is_refused(config):
+    """The results of a test are metrics, which no filter of a policy need look at."""
+
+    def swap(client):
+        args = {"train_task": "validate", "validate_task": "train"}
+        client["executors"][0]["executor"]["args"].update(args)
+        client["task_result_filters"][0]["tasks"] = ["train", "submit_model"]
+
+    assert "under the name of another" in problems_of(config("mscan_dp", swap), Policy(required_filters=(DP,)))[0]
+
+
 def test_a_filter_of_the_other_direction_protects_nothing(config):
     folder = config("mscan_dp", lambda client: client["task_result_filters"][0].update(direction="in"))
     assert problems_of(folder, Policy(required_filters=(DP,)))

@@ -118,6 +118,9 @@ def _of_client(client: Mapping[str, Any], policy: Policy) -> Iterator[str]:
     paths = {value for value in _walk(client) if isinstance(value, str)}
     tasks = {task for executor in client.get("executors", []) for task in executor.get("tasks", [])}
     trained = tasks - _ALONE
+    for node in nodes(client.get("executors", [])):
+        if any(name.endswith("_task") and value != name.removesuffix("_task") for name, value in node.items()):
+            yield "an executor does one task under the name of another, whose filters are not the same"
     if _STATISTICS in paths:
         if policy.min_patients > 1 and _STATISTICS_FILTER not in _filters(client, tasks):
             yield f"statistics must pass {_STATISTICS_FILTER} (min_patients)"
