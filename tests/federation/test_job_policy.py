@@ -20,13 +20,14 @@ DP = "fedmr.flare.filters.GaussianPrivacy"
 def config(tmp_path):
     """A job's configs as they lie at the site, changed by a function of the client's."""
 
-    def make(job: str = "mscan_fedavg", change=lambda client: None) -> Path:
+    def make(job: str = "mscan_fedavg", change=lambda client: None, suffix: str = ".conf") -> Path:
         folder = Path(
             shutil.copytree((ROOT / "jobs" / job / CLIENT_CONFIG).parent, tmp_path / "config", dirs_exist_ok=True)
         )
         client = read_hocon(folder / CLIENT_CONFIG.name).as_plain_ordered_dict()
         change(client)
-        (folder / CLIENT_CONFIG.name).write_text(json.dumps(client))  # JSON is HOCON
+        (folder / CLIENT_CONFIG.name).unlink()
+        (folder / CLIENT_CONFIG.name).with_suffix(suffix).write_text(json.dumps(client))  # JSON is HOCON
         return folder
 
     return make
@@ -65,7 +66,9 @@ def test_training_under_the_name_of_a_test_is_refused(config):
         client["executors"][0]["executor"]["args"].update(args)
         client["task_result_filters"][0]["tasks"] = ["train", "submit_model"]
 
-    assert "under the name of another" in problems_of(config("mscan_dp", swap), Policy(required_filters=(DP,)))[0]
+    assert (
+        "under the name of another" in problems_of(config("mscan_dp", swap, ".json"), Policy(required_filters=(DP,)))[0]
+    )
 
 
 def test_a_filter_of_the_other_direction_protects_nothing(config):
@@ -115,10 +118,10 @@ def test_a_json_config_is_checked_like_a_hocon_one(config):
 
 def as_json(folder: Path, text: str) -> Path:
     """The job's client config as JSON, with a text of ours for the argument x of its first component."""
-    client = read_hocon(folder / CLIENT_CONFIG.name).as_plain_ordered_dict()
+    file = folder / "config_fed_client.json"
+    client = json.loads(file.read_text())
     client["components"][0]["args"]["x"] = "HERE"
-    (folder / CLIENT_CONFIG.name).unlink()
-    (folder / "config_fed_client.json").write_text(json.dumps(client).replace('"HERE"', text))
+    file.write_text(json.dumps(client).replace('"HERE"', text))
     return folder
 
 
@@ -134,15 +137,16 @@ def as_json(folder: Path, text: str) -> Path:
     ],
 )
 def test_json_is_read_as_flare_reads_it(config, text, reason):
-    assert reason in problems_of(as_json(config(), text), Policy(), code=False)[0]
+    assert reason in problems_of(as_json(config(suffix=".json"), text), Policy(), code=False)[0]
 
 
 @pytest.mark.parametrize(
     "name", ["config_fed_client.json", "below/config_fed_client.json", "a/b/config_fed_server.conf"]
 )
-def test_two_configs_of_one_name_are_refused_as_flare_might_take_the_other(config, name):
-    folder = config("mscan_fedavg_he_packed")
+def test_two_configs_of_one_name_are_refused_as_flare_might_take_the_other(tmp_path, name):
+    folder = (ROOT / "jobs" / "mscan_fedavg_he_packed" / CLIENT_CONFIG).parent
     assert problems_of(folder, Policy(encryption=True)) == []
+    folder = Path(shutil.copytree(folder, tmp_path / "config"))
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     (folder / name).write_text("{}")
     assert "several configs" in problems_of(folder, Policy(encryption=True))[0]
@@ -173,12 +177,12 @@ def test_no_argument_of_a_component_that_is_allowed_runs_a_command(config, args)
         client["components"].append({"id": "x", "path": PERSISTOR, "args": args})
         client["shell"] = RUNS | {"config_type": "dict"}
 
-    assert problems_of(config(change=add), Policy(), code=False)
+    assert problems_of(config(change=add, suffix=".json"), Policy(), code=False)
 
 
 def test_code_that_a_job_does_not_declare_is_refused(config):
     """FLARE looks for the folder's own entry in the archive, and imports from the folder without."""
-    folder = config()
+    folder = config(suffix=".json")
     assert problems_of(folder, Policy(), code=False) == []
     (folder.parent / "custom").mkdir()
     (folder.parent / "custom" / "sitecustomize.py").write_text("")
