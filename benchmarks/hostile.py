@@ -228,10 +228,11 @@ def main() -> None:
     task = read_task(ROOT / "jobs" / "mscan_fedavg")
     task = build_task(task | SMALL | {"network": task["network"] | SMALL["network"]})
     if arguments.write:
-        lines = [
-            line.partition(" {") for path in arguments.write for line in path.read_text().splitlines() if " {" in line
-        ]
-        results = {name: json.loads("{" + rest) for name, _, rest in lines}
+        printed = [line for path in arguments.write for line in path.read_text().splitlines() if '"psnr"' in line]
+        lines = [line.partition(" {") for line in printed]
+        known = {name: json.loads("{" + rest) for name, _, rest in lines}
+        order = ["without", *ATTACKS, *(name for name in known if name not in ATTACKS)]
+        results = {name: known[name] for name in dict.fromkeys(order) if name in known}
     else:
         results = rows_of(task, arguments.data.resolve(), arguments.rounds, arguments.rows)
     if "without" in results:
@@ -247,7 +248,8 @@ def write(results: dict[str, dict[str, Any]], rounds: int) -> None:
         rows.append([name, f"{found['psnr']:.2f}", f"{found['psnr'] - base:+.2f}", named, found["ended"] or "-"])
     known = facts(rounds=str(rounds), sites="four honest, and the hostile", network=json.dumps(SMALL))
     text = (
-        "Mean PSNR of the final model over the honest sites' test volumes, and who was left out in how many rounds. "
+        "Mean PSNR of the final model over the honest sites' test volumes, and who was left out in how many rounds. Of "
+        "what a site that is not left out can do the caps on weight and norm are the bound. "
         "Two that agree against two cannot be told from them, by anybody."
     )
     head = ["site-5 sends", "dB", "against without", "left out, rounds", "job ended"]
