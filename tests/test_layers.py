@@ -1,6 +1,7 @@
 """The layer rule: a package imports only packages below it, and nvflare is imported in its places alone."""
 
 import ast
+import re
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "custom" / "fedmr"
@@ -117,3 +118,9 @@ def test_only_runs_knows_what_lies_in_the_folder_of_a_run():
     inside = set().union(*(words_of(path) for path in files() if room_of(path) == "runs"))
     assert inside >= RUN_FILES, "the names are those that the readers use"
     assert {path: found for path, found in outside.items() if found} == {}
+
+
+def test_only_the_registry_asks_which_kind_of_task_it_is():
+    ladder = re.compile(r"isinstance\(.*(Task|task)")
+    asking = [str(p.relative_to(PACKAGE)) for p in files() if ladder.search(p.read_text())]
+    assert asking == ["tasks/registry.py"]

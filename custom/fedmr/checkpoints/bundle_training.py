@@ -12,7 +12,8 @@ from fedmr.checkpoints.card import Card
 def training(card: Card) -> dict[str, Any]:
     """Return `configs/train.json`: trains the bundle's network further, or as one site of a federation."""
     task = card["task"]
-    if not all(isinstance(value, (int, float)) for value in task["loss"].values()):
+    losses = task["loss"].values()
+    if not all(isinstance(value, (int, float)) for value in losses):
         raise ValueError("the task has a loss of its own class, which is no part of a bundle; export to pt or onnx")
     return {
         "bundle_root": ".",

@@ -46,9 +46,10 @@ def make_optimizer(task: Task, parameters: Iterable[Tensor]) -> Optimizer:
     Raises:
         ValueError: as `class_path.construct`.
     """
-    if isinstance(task.optimizer, str):
-        return OPTIMIZERS[task.optimizer](parameters, lr=task.learning_rate)
-    settings = dict(task.optimizer)
+    chosen = task.optimizer
+    if isinstance(chosen, str):
+        return OPTIMIZERS[chosen](parameters, lr=task.learning_rate)
+    settings = dict(chosen)
     return construct(settings.pop(TARGET), Optimizer, parameters, lr=task.learning_rate, **settings)
 
 

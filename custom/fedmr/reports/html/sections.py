@@ -78,7 +78,8 @@ def _loss_term(name: str, value: Any) -> str:
 
 
 def _optimizer(task: Task) -> str:
-    return _OPTIMIZERS[task.optimizer] if isinstance(task.optimizer, str) else name_of(task.optimizer)
+    chosen = task.optimizer
+    return _OPTIMIZERS[chosen] if isinstance(chosen, str) else name_of(chosen)
 
 
 def _course(task: Task) -> str:
