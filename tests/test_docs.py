@@ -11,6 +11,7 @@ PAGES = [
     ROOT / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
     ROOT / "benchmarks" / "studies" / "README.md",
+    *sorted((ROOT / "benchmarks" / "archive").glob("*.md")),
 ]
 CONFIGS = [*sorted((ROOT / "app_configs").rglob("*.conf")), *sorted((ROOT / "poc").rglob("*.json"))]
 DOTTED = re.compile(r"(?<![\w/])fedmr(?:\.\w+)+")
@@ -57,3 +58,10 @@ def test_every_link_and_path_exists(page):
     modules = [path for path in MODULE.findall(text) if not re.match(rf"(?:{FOLDERS})/", path)]
     missing += [path for path in modules if not (package / path).exists() and not (page.parent / path).exists()]
     assert missing == []
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.name
+)
+def test_a_page_can_be_read_at_one_sitting(page):
+    assert len(page.read_text().splitlines()) <= (120 if page.name == "README.md" else 150)

@@ -21,7 +21,7 @@ Start = Literal["torch", "he"]
 Pooling = Literal["mean", "contrast"]
 
 N_SCALES = 3  # receptive fields 3, 5 and 7
-FUSE_GAIN = 0.3  # of the start "he"; from one run each with 1, 0.3 and 0.1 (benchmarks/results/tuning_study.md)
+FUSE_GAIN = 0.3  # of the start "he"; from one run each with 1, 0.3 and 0.1 (benchmarks/archive/tuning_study.md)
 
 
 def conv(inputs: int, outputs: int, kernel: int = 3) -> nn.Conv2d:
