@@ -8,6 +8,7 @@ from pydicom.uid import generate_uid
 
 from dicom_files import PATIENT_NAME, Series, enhanced, save, write_classic
 from fedmr.checkpoints.model_file import save_model
+from fedmr.data.readers.folder import find_scans
 from fedmr.inference.infer import infer
 from fedmr.inference.resolver import Options
 from fedmr.utils.errors import DataError
@@ -246,3 +247,10 @@ def test_the_texts_of_a_nifti_header_go(saved, tmp_path):
     infer(saved, tmp_path / "b.nii", tmp_path / "c.nii", options=Options(deidentify=True))
     assert b"Doe" not in (tmp_path / "c.nii").read_bytes()
     assert b"FedMR" in bytes(nib.load(tmp_path / "c.nii").header["descrip"])
+
+
+def test_a_reformatted_image_is_a_scan_to_infer_and_none_to_train_on(saved, tmp_path):
+    write_classic(tmp_path / "in", Series(tags={"ImageType": ["DERIVED", "PRIMARY", "MPR"]}))
+    assert infer(saved, tmp_path / "in", tmp_path / "out").problems == []
+    with pytest.raises(DataError, match="DICOM reformatted image"):
+        find_scans(tmp_path / "in")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 MASK, MAP, PHASE, PROJECTION = "mask or segmentation", "parameter map", "phase image", "projection"
 LOCALIZER, PART, DERIVED, SCREEN = "localizer", "real or imaginary part", "derived image", "screen capture"
+REFORMATTED = "reformatted image"  # a magnitude of anatomy that software resampled: no truth to train on
 
 _LEVELS = 32  # distinct values of a label map; an 8-bit scan has more than 100
 _LABELS = 4096  # distinct values of a parcellation
@@ -73,7 +74,7 @@ _IMAGE_TYPES = {
     **dict.fromkeys(("CBF", "CBV", "MTT", "TTP", "TMAX", "RELCBF", "RELCBV", "RELMTT", "UNI", "TENSOR"), MAP),
     **dict.fromkeys(("SEGMENTATION", "MASK"), MASK),
     **dict.fromkeys(("SUBTRACTION", "SUBTRACT", "SUB", "VRT", "VOLUME RENDERING"), DERIVED),
-    **dict.fromkeys(("MPR", "CSA MPR", "MPR THICK", "REFORMATTED", "RESAMPLED"), "reformatted image"),
+    **dict.fromkeys(("MPR", "CSA MPR", "MPR THICK", "REFORMATTED", "RESAMPLED"), REFORMATTED),
     **dict.fromkeys(("SCREEN SAVE", "SCREENSHOT", "SCREEN CAPTURE"), SCREEN),
     **dict.fromkeys(("LOCALIZER",), LOCALIZER),
     **dict.fromkeys(("MOSAIC",), "mosaic of a time series"),

@@ -21,7 +21,7 @@ from pydicom.uid import (
 )
 
 from fedmr.data.images import Image
-from fedmr.data.magnitude import image_type_kind, named_kind
+from fedmr.data.magnitude import REFORMATTED, image_type_kind, named_kind
 from fedmr.data.readers import EVERY, Found, Scan, contrast_of
 from fedmr.data.readers.dicom_frames import frames_of_scan, images_of
 from fedmr.data.readers.dicom_matrix import acquired_shares, slice_thickness
@@ -69,7 +69,11 @@ _FIRST_GROUPS = (b"\x08\x00", b"\x02\x00", b"\x00\x08", b"\x00\x02")
 
 
 def find(
-    files: Sequence[Path], root: Path, *, progress: Callable[[int, int], None] = lambda done, total: None
+    files: Sequence[Path],
+    root: Path,
+    *,
+    reformatted: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Found:
     """Group DICOM files to series of MR images.
 
@@ -80,6 +84,7 @@ def find(
     Args:
         files: any files; those that are no DICOM are counted as left out.
         root: folder that they lie below.
+        reformatted: whether an image that software has resampled is a scan, as for inference, or left out.
         progress: receives the numbers of headers read and in all.
     """
     found = Found()
@@ -93,7 +98,7 @@ def find(
             except DataError as error:
                 found.problems.append(str(error))
                 continue
-            kind = "no DICOM" if header is None else _left_out_as(header)
+            kind = "no DICOM" if header is None else _left_out_as(header, reformatted)
             if header is None or kind:
                 found.left_out[kind if header is None else f"DICOM {kind}"] += 1
                 found.kinds |= {path: kind} if kind else {}
@@ -111,11 +116,11 @@ def find(
         key = header["SeriesInstanceUID"] or str(file.path.parent), patients[file.path], header["Modality"]
         series.setdefault(key, []).append(file)
     for uid, members in joined(series):
-        _add(found, uid, members, patients)
+        _add(found, uid, members, patients, reformatted)
     return found
 
 
-def _add(found: Found, uid: str, members: list[File], patients: dict[Path, str]) -> None:
+def _add(found: Found, uid: str, members: list[File], patients: dict[Path, str], reformatted: bool) -> None:
     """Add the stacks of a series to what was found, or its problem."""
     header = members[0].header
     if problem := _problem(header):
@@ -125,7 +130,7 @@ def _add(found: Found, uid: str, members: list[File], patients: dict[Path, str])
     several = any(is_multiframe(file) for file in members)
     parts = split([image for file in members for image in images_of(file)] if several else members)
     for part, stack in parts:
-        if several and (kind := _left_out_as(stack[0].header)):
+        if several and (kind := _left_out_as(stack[0].header, reformatted)):
             found.left_out[f"DICOM {kind}"] += 1
             found.kinds[stack[0].path] = kind
             continue
@@ -231,7 +236,7 @@ def _text(value: object) -> str:
     return "\\".join(map(str, value)) if isinstance(value, MultiValue) else str(value).strip()
 
 
-def _left_out_as(header: Header) -> str:
+def _left_out_as(header: Header, reformatted: bool = False) -> str:
     """Return what a DICOM object is that is no image for training, "" for an image; never text from the header."""
     kind = UID(header["SOPClassUID"])
     if kind and kind not in _MR:
@@ -241,8 +246,8 @@ def _left_out_as(header: Header) -> str:
             return kind.name.removesuffix(" Storage")
     values = [*header["ImageType"].upper().split("\\")[2:], header["ComplexImageComponent"].upper()]
     values += [_GE_TYPES.get(header["0043102F"], "")]
-    if kind_of_values := image_type_kind(values):
-        return kind_of_values
+    if (stated := image_type_kind(values)) and not (reformatted and stated == REFORMATTED):
+        return stated
     description = header["SeriesDescription"]
     return "localizer" if _LOCALIZER.search(description) else named_kind(description, last=False)
 

@@ -60,7 +60,7 @@ def find_scans(
     Args:
         source: the hospital's folder, or one file.
         layout: a name in FORMATS, or "auto".
-        masked: whether raw k-space with a mask is a scan or a problem.
+        masked: whether raw k-space with a mask, and a DICOM image that was reformatted, are scans, as for inference.
         progress: receives the numbers of files looked at and in all, as long as that takes.
 
     Returns:
@@ -85,7 +85,10 @@ def find_scans(
         layout = _detect(kinds, root, source)
     wanted = [path for path in files if kinds[path] in (FORMATS[layout], "" if layout == "dicom" else None)]
     find = _finder(layout)
-    options: dict[str, dict[str, Any]] = {"dicom": {"progress": progress}, "fastmri": {"masked": masked}}
+    options: dict[str, dict[str, Any]] = {
+        "dicom": {"progress": progress, "reformatted": masked},
+        "fastmri": {"masked": masked},
+    }
     found = find(wanted, root, **options.get(FORMATS[layout], {}))
     foreign = [
         path for path in files if not kinds[path] and path.suffix.lower() in _NOT_READ and path not in set(wanted)
