@@ -85,10 +85,7 @@ def find_scans(
         layout = _detect(kinds, root, source)
     wanted = [path for path in files if kinds[path] in (FORMATS[layout], "" if layout == "dicom" else None)]
     find = _finder(layout)
-    options: dict[str, dict[str, Any]] = {
-        "dicom": {"progress": progress, "reformatted": masked},
-        "fastmri": {"masked": masked},
-    }
+    options: dict[str, Any] = {"dicom": {"progress": progress, "reformatted": masked}, "fastmri": {"masked": masked}}
     found = find(wanted, root, **options.get(FORMATS[layout], {}))
     foreign = [
         path for path in files if not kinds[path] and path.suffix.lower() in _NOT_READ and path not in set(wanted)
