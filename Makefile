@@ -66,7 +66,8 @@ demo: setup  ## simulated hospitals, four-site federation; table, picture, page 
 	@echo "  $(BIN)/fedmr infer mscan-x2 SCAN.nii.gz RESULT.nii.gz    # also DICOM: SERIES_FOLDER OUT_FOLDER"
 
 sim: setup  ## run JOB on the sites in data/ (or FEDMR_DATA_ROOT): table and picture in RUN
-	if [ $(JOB) = mscan_central ]; then \
+	test -f jobs/$(JOB)/meta.conf || { echo "jobs/ holds no $(JOB); it has: $$(ls jobs | xargs)"; exit 1; }
+	if [[ $(JOB) == *_central ]]; then \
 		$(BIN)/fedmr pool "$${FEDMR_DATA_ROOT:-$(DATA)}" --out runs/pooled --force; \
 		export FEDMR_DATA_ROOT=$(CURDIR)/runs/pooled; sites="-c pooled"; \
 	else sites="-n $(SITES) -t $(THREADS)"; fi; \
