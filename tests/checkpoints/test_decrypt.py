@@ -75,7 +75,7 @@ def test_a_site_makes_a_usable_model_of_an_encrypted_one(saved, contexts, tiny_j
     model = load_model(out)  # with its card, so without the job
     for name, value in net.state_dict().items():
         assert model.net.state_dict()[name] == pytest.approx(value, abs=1e-5)
-    assert "exists; name another place by --out" in run(*words)
+    assert "exists; name another place" in run(*words)
     assert "wrote" in run(*words, "--force")
 
 

@@ -70,7 +70,9 @@ def small(task: Task) -> Task:
     if "mask" in task.to_dict():
         return replace(task, size=40, **changes)
     patch = 16 // network["scale"]
-    return replace(task, patch_size=patch, dp_sgd=task.dp_sgd and {**task.dp_sgd, "units_per_step": 2}, **changes)
+    if privacy := getattr(task, "dp_sgd", None):
+        changes["dp_sgd"] = {**privacy, "units_per_step": 2}
+    return replace(task, patch_size=patch, **changes)
 
 
 @pytest.mark.parametrize("job", [path.parents[2].name for path in sorted(JOBS.glob("*/app/config/*client*"))])

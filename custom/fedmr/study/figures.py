@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 
 from fedmr.data.datalist import read_datalist, site_folders
-from fedmr.metrics import METRICS
 from fedmr.reports.paper import PAGE, Look, choose, panels, save_figure, save_table
 from fedmr.runs.figures import METHODS
 from fedmr.study.files import PLAN, StudyError
 from fedmr.study.pictures import curve_of
 from fedmr.study.results import FILE, RUN, Row, read_rows
-from fedmr.study.tables import NONE, difference, seen, spread, text_of
+from fedmr.study.tables import NONE, difference, measured_metrics, seen, spread, text_of
 
 _PER_PANEL = 4  # arms beside the baseline
 _NETWORKS = ("global", "local")
@@ -152,14 +151,15 @@ def _listed(data: Path | None) -> dict[str, list[tuple[str, str, str]]]:
 def _table(arms: Arms) -> tuple[list[str], list[list[str]]]:
     """Head and rows: every metric as mean ± SD over seeds, and the paired difference in PSNR from the baseline."""
     base = arms.rows.get(arms.baseline, [])
+    measured = measured_metrics(row for rows in arms.rows.values() for row in rows)
     body = []
     for name, rows in [*arms.plain.items(), *arms.rows.items()]:
         own = seen(rows) or rows
-        cells = [text_of(spread(own, metric), METRICS[metric].digits) for metric in METRICS]
+        cells = [text_of(spread(own, key), metric.digits) for key, metric in measured.items()]
         volumes = {(row["site"], row["volume"]) for row in own}
         far = NONE if name in (arms.baseline, *arms.plain) else text_of(difference(own, seen(base), "psnr"), 2)
         body.append([name, str(len(volumes)), str(len({row["seed"] for row in own})), *cells, far])
-    metrics = [metric.title for metric in METRICS.values()]
+    metrics = [metric.title for metric in measured.values()]
     return ["arm", "n", "seeds", *metrics, f"difference from {arms.baseline} (dB)"], body
 
 

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedmr.metrics import METRICS
 from fedmr.runs.figures import METHODS
 from fedmr.study import Arm
 from fedmr.study.alignment import alignment_table, draw_alignment, read_alignments
 from fedmr.study.files import PLAN, StudyError
 from fedmr.study.pictures import draw_curves, draw_panels
 from fedmr.study.results import FILE, Row, read_rows
-from fedmr.study.tables import NONE, cost, difference, markdown, rows_of, seen, spread, text_of
+from fedmr.study.tables import NONE, cost, difference, markdown, measured_metrics, rows_of, seen, spread, text_of
 from fedmr.study.targets import find_targets, target_tables
 
 _NOTES = """\
@@ -150,7 +149,7 @@ def _of_site(rows: list[Row]) -> str:
 
 def _metric_table(lines: list[Line], rows: list[Row]) -> str:
     """Return all metrics that were measured, mean over the sites that were trained on."""
-    body, metrics = [], {name: metric for name, metric in METRICS.items() if any(row.get(name) for row in rows)}
+    body, metrics = [], measured_metrics(rows)
     for method in _baselines(rows):
         own = seen(row for row in rows if row["method"] == method)
         body.append([METHODS[method], *(_once(own, name, metric.digits) for name, metric in metrics.items())])

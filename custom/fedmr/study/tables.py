@@ -7,6 +7,7 @@ from typing import Any
 
 from scipy.stats import sem, t
 
+from fedmr.metrics import METRICS, Metric
 from fedmr.study import Arm
 from fedmr.study.results import Row
 
@@ -48,6 +49,12 @@ def rows_of(rows: Iterable[Row], arm: Arm, axes: Sequence[str], *, personal: boo
     """Return an arm's rows: of its global model, or of the sites' own if they trained alone; or of personal models."""
     methods = ("personal",) if personal else _MAIN
     return [row for row in rows if tuple(row[axis] for axis in axes) == arm and row["method"] in methods]
+
+
+def measured_metrics(rows: Iterable[Row]) -> dict[str, Metric]:
+    """Return the metrics, by name, that any row has: an older study has fewer."""
+    there = {name for row in rows for name in METRICS if row.get(name)}
+    return {name: metric for name, metric in METRICS.items() if name in there}
 
 
 def spread(rows: Sequence[Row], metric: str) -> Spread | None:

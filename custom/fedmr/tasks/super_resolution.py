@@ -105,7 +105,7 @@ class SuperResolutionTask(Task):
     degradation: _Degradation = "truncation"
     patch_size: Count = 32
     patches_per_slice: Count = 4
-    augmentation: _Augmentation = ()
+    augmentation: _Augmentation = field(default_factory=list)
     reader: _Reader = field(default_factory=dict)
     dp_sgd: _DpSgd = field(default_factory=dict)
 
