@@ -30,7 +30,7 @@ def here(tmp_path, monkeypatch):
     image = nib.Nifti1Image(phantom(1, (30, 28, 4)).astype(np.float32), np.diag([1.0, 1.2, 4.0, 1.0]))
     nib.save(image, tmp_path / "scan.nii.gz")
     for number in (1, 2):
-        write_site(tmp_path / "data", f"site-{number}", seed=number, patients=3)
+        write_site(tmp_path / "data", f"site-{number}", seed=number, patients=3, shape=(60, 56, 4))
     return tmp_path
 
 
