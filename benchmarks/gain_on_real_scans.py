@@ -91,10 +91,15 @@ def summary(rows: list[dict[str, Any]]) -> str:
     )
 
 
+def patient_numbers(rows: list[dict[str, Any]]) -> dict[str, str]:
+    """Return a number for every patient, in the order of the rows."""
+    return {patient: str(n) for n, patient in enumerate(dict.fromkeys(row["patient"] for row in rows), 1)}
+
+
 def write(name: str, rows: list[dict[str, Any]], split: str) -> None:
     """Write page and figures into benchmarks/results."""
     head = ["site", "patient", "contrast", "zero-filled", "model", "gain (dB)", "with data consistency (dB)"]
-    numbers = {patient: str(n) for n, patient in enumerate(dict.fromkeys(row["patient"] for row in rows), 1)}
+    numbers = patient_numbers(rows)
     lines = [
         [
             row["site"],

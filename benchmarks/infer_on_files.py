@@ -20,7 +20,7 @@ import nibabel as nib
 import numpy as np
 import torch
 from common import facts, table, write_page
-from gain_on_real_scans import patients_of, prepared
+from gain_on_real_scans import patient_numbers, patients_of, prepared
 from scipy.stats import spearmanr
 
 from fedmr.checkpoints.model_file import load_model
@@ -97,7 +97,7 @@ def seconds_of(model: Path, shape: tuple[int, int, int]) -> float:
 def write(name: str, rows: list[dict[str, Any]], seconds: float) -> None:
     """Write the page into benchmarks/results."""
     head = ["site", "patient", "contrast", "gain of infer (dB)", "mean over flips (dB)", "rank correlation", "excess"]
-    numbers = {patient: str(n) for n, patient in enumerate(dict.fromkeys(row["patient"] for row in rows), 1)}
+    numbers = patient_numbers(rows)
     lines = [
         [
             row["site"],

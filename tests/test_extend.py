@@ -88,3 +88,8 @@ def test_a_reader_of_ones_own_gives_the_volumes_of_the_same_scans(task, site):
     np.save(site / listed["volumes"][0]["image"], np.full((3, 40, 40), np.nan))
     with pytest.raises(DataError, match=r"sub-0\.npy.*finite"):
         load_volumes(site, reading)
+
+
+def test_a_reader_without_a_class_is_refused(task, site):
+    with pytest.raises(ValueError, match=r"reader.*no '_target_'"):
+        load_volumes(site, dataclasses.replace(task, reader={"factor": 2.0}))

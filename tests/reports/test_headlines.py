@@ -3,30 +3,18 @@
 import json
 import re
 from base64 import b64decode
-from html import unescape
-from pathlib import Path
 
 import pytest
 
-from fedmr.reports.html import write_html
 from fedmr.runs.records import FINAL_MODEL
 from fedmr.runs.run import Run
+from pages import page, words
 from runs import SITES, write_run
 
 
 @pytest.fixture
 def run(tmp_path):
     return write_run(tmp_path / "w")
-
-
-def page(run: Path) -> str:
-    write_html(Run(run), run / "report.html")
-    return (run / "report.html").read_text()
-
-
-def words(text: str) -> str:
-    visible = re.sub(r"<(script|style)>.*?</\1>", " ", text, flags=re.DOTALL)
-    return " ".join(unescape(re.sub(r"<[^>]*>", " ", visible)).split())
 
 
 def change_results(run, edit):

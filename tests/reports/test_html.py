@@ -3,8 +3,6 @@
 import json
 import re
 import shutil
-from html import unescape
-from pathlib import Path
 
 import pytest
 from torch.utils.tensorboard import SummaryWriter
@@ -15,23 +13,13 @@ from fedmr.reports.html.charts import chart
 from fedmr.runs.checks import RunError
 from fedmr.runs.records import FINAL_MODEL
 from fedmr.runs.run import Run
+from pages import page, words
 from runs import CONFIGS, HOSTILE, LOG, SITES, TIMES, metrics, write_run
 
 
 @pytest.fixture
 def run(tmp_path):
     return write_run(tmp_path / "w")
-
-
-def page(run: Path) -> str:
-    write_html(Run(run), run / "report.html")
-    return (run / "report.html").read_text()
-
-
-def words(text: str) -> str:
-    """What a reader sees, in one line."""
-    visible = re.sub(r"<(script|style)>.*?</\1>", " ", text, flags=re.DOTALL)
-    return " ".join(unescape(re.sub(r"<[^>]*>", " ", visible)).split())
 
 
 def test_the_page_states_the_result_the_task_and_every_figure(run):

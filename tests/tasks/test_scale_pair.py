@@ -22,17 +22,9 @@ from fedmr.tasks.registry import build_task
 from fedmr.training.trainer import Trainer, evaluate
 from landmarks import AFFINES, GRIDS, ORIENTATIONS, blob, model, place
 from phantoms import write_site
+from small_networks import SMALL
 
 PAIRS = [(4, 1), (1, 3), (2, 3)]
-SMALL = {
-    "mscan": {"channels": 8, "blocks": 1},
-    "srcnn": {"channels": 8},
-    "vdsr": {"channels": 8, "depth": 3},
-    "edsr": {"channels": 8, "blocks": 1},
-    "rcan": {"channels": 8, "groups": 1, "blocks": 1, "reduction": 4},
-    "msrn": {"channels": 8, "blocks": 1},
-    "span": {"channels": 8, "blocks": 1},
-}
 
 
 def task_of_json(scale, name="mscan", **values):

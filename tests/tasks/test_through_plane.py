@@ -15,18 +15,10 @@ from fedmr.tasks.through_plane import ThroughPlaneTask
 from fedmr.training.trainer import Trainer, evaluate
 from fedmr.utils.errors import DataError
 from phantoms import write_site
+from small_networks import SMALL
 
 PROFILE = {"kind": "gaussian", "thickness": [0.8, 1.0]}
 NETWORK = {"name": "mscan", "scale": 1, "channels": 8, "blocks": 1, "start": "he"}
-SMALL = {
-    "mscan": {"channels": 8, "blocks": 1},
-    "srcnn": {"channels": 8},
-    "vdsr": {"channels": 8, "depth": 3},
-    "edsr": {"channels": 8, "blocks": 1},
-    "rcan": {"channels": 8, "groups": 1, "blocks": 1, "reduction": 4},
-    "msrn": {"channels": 8, "blocks": 1},
-    "span": {"channels": 8, "blocks": 1},
-}
 
 
 def make_task(**values):

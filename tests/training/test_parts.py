@@ -78,3 +78,9 @@ def test_a_schedule_is_as_torchs_over_all_steps(task, schedule, rates):
 def test_a_mapping_without_a_class_is_refused_when_the_task_is_made(task, name):
     with pytest.raises(ValueError, match=f"{name}.*no '_target_'"):
         dataclasses.replace(task, **{name: {"lr": 1}})
+
+
+def test_an_optimiser_cannot_take_another_rate_than_the_tasks_which_the_guard_knows(task):
+    task = dataclasses.replace(task, optimizer=ADAMW | {"lr": 1.0})
+    with pytest.raises(ValueError, match=r"optimizer sets lr.*leave it out"):
+        make_optimizer(task, nn.Linear(1, 1).parameters())

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 import nibabel as nib
 import numpy as np
@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from fedmr.checkpoints.model_file import Model
 from fedmr.data.images import MIN_SIDE, Image
 from fedmr.physics.degradation import Grid
+from fedmr.physics.slice_profile import Profile
 from fedmr.utils.errors import DataError
 
 # name of a plane to the axis across it, in right-anterior-superior order
 PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}
 _CANONICAL = np.array([[0, 1], [1, 1], [2, 1]])
-_PROFILES = ("gaussian", "box", "sinc")
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Options:
     slice_profile: str = ""
 
     def __post_init__(self) -> None:
-        for name, known in (("plane", [*PLANES]), ("device", ["cpu", "cuda"]), ("slice_profile", _PROFILES)):
+        for name, known in (("plane", [*PLANES]), ("device", ["cpu", "cuda"]), ("slice_profile", get_args(Profile))):
             value = getattr(self, name)
             if value and value not in known:
                 raise ValueError(f"{name} is {value!r}; known are {', '.join(known)}")

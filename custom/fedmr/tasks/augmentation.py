@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fedmr.tasks.base import Sampler
-from fedmr.utils.class_path import TARGET, construct
+from fedmr.utils.class_path import construct_from
 
 LOW, HIGH = "low", "high"
 
@@ -25,18 +25,13 @@ class Augmented:
         seed: of the task.
 
     Raises:
-        ValueError: as `class_path.construct`, or an entry without a class path.
+        ValueError: as `class_path.construct_from`.
     """
 
     def __init__(self, patches: Sampler, chain: Sequence[Mapping[str, Any]], *, seed: int) -> None:
         from monai.transforms import Compose, MapTransform  # here, so that only a process that trains holds MONAI
 
-        transforms = []
-        for entry in chain:
-            settings = dict(entry)
-            if (path := settings.pop(TARGET, None)) is None:
-                raise ValueError(f"task: augmentation {settings} has no '{TARGET}'; add the path of its class")
-            transforms.append(construct(path, MapTransform, **settings))
+        transforms = [construct_from("augmentation", entry, MapTransform) for entry in chain]
         self.patches, self.chain, self.seed = patches, Compose(transforms), seed
 
     @property

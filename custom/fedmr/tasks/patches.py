@@ -18,7 +18,7 @@ from fedmr.data.volumes import VolumeReader, normalisation
 from fedmr.metrics import foreground
 from fedmr.physics.degradation import Degradation, Grid, degrade, low_size, scale_text
 from fedmr.tasks.base import SamplerSettings
-from fedmr.utils.class_path import TARGET, construct
+from fedmr.utils.class_path import construct_from
 from fedmr.utils.errors import DataError
 
 MIN_FOREGROUND = 0.25  # share of a patch that must be foreground
@@ -42,8 +42,8 @@ class PatchSettings(SamplerSettings, Protocol):
 
 
 @dataclass(frozen=True)
-class Volume:
-    """One scan, normalised. `hr` (S, H, W) and `lr` (S, h, w) float32, about [0, 1], `intensity` the divisor."""
+class ScanPair:
+    """One scan, normalised, and its measurement: `hr` (S, H, W) and `lr` (S, h, w) float32, about [0, 1]."""
 
     name: str
     patient: str
@@ -51,12 +51,18 @@ class Volume:
     split: str
     hr: Tensor
     lr: Tensor
-    intensity: float
 
     @property
     def reference(self) -> Tensor:
         """Return what the result is compared with, `hr`, (S, H, W)."""
         return self.hr
+
+
+@dataclass(frozen=True)
+class Volume(ScanPair):
+    """A scan degraded in the plane of its slices; `intensity` is the divisor of both images."""
+
+    intensity: float
 
 
 def load_volumes(folder: Path, task: PatchSettings, splits: tuple[str, ...] = SPLITS) -> list[Volume]:
@@ -70,8 +76,7 @@ def load_volumes(folder: Path, task: PatchSettings, splits: tuple[str, ...] = SP
     Raises:
         DataError: naming the offending file or the empty split.
     """
-    settings = dict(task.reader)
-    reader = construct(settings.pop(TARGET), VolumeReader, **settings) if settings else VolumeReader()
+    reader = construct_from("reader", task.reader, VolumeReader) if task.reader else VolumeReader()
     volumes = []
     for entry in read_entries(folder, splits):
         path = folder / entry["image"]

@@ -21,9 +21,9 @@ from fedmr.data.volumes import normalisation, read_volume
 from fedmr.metrics import foreground
 from fedmr.physics.slice_profile import ThickSlices, acquire, along, interpolation_matrix, slice_matrix
 from fedmr.tasks.base import SamplerSettings
+from fedmr.tasks.patches import MIN_FOREGROUND, ScanPair
 from fedmr.utils.errors import DataError
 
-MIN_FOREGROUND = 0.25  # share of a patch that must be foreground
 _FINE = 0.7  # mm: images of smaller pixels are trained on at half their matrix, too, as most are used
 _REACH = 2.5  # slice distances around a patch that its interpolation is made from
 _STRIDE = 4  # pixels between corners of patches
@@ -50,26 +50,10 @@ class ThickSliceSettings(SamplerSettings, Protocol):
 
 
 @dataclass(frozen=True)
-class ThickVolume:
-    """One scan, normalised. `hr` (S, H, W) and `lr` (S, h, W), its rows as thick slices, about [0, 1].
+class ThickVolume(ScanPair):
+    """A scan whose `lr` (S, h, W) has the rows of each slice as thick slices; `pixel` is an in-plane one's size, mm."""
 
-    Attributes:
-        name, patient, contrast, split: as in the datalist.
-        pixel: size of an in-plane pixel, mm.
-    """
-
-    name: str
-    patient: str
-    contrast: str
-    split: str
-    hr: Tensor
-    lr: Tensor
     pixel: float
-
-    @property
-    def reference(self) -> Tensor:
-        """Return what the result is compared with, `hr`, (S, H, W)."""
-        return self.hr
 
 
 def load_volumes(folder: Path, task: ThickSliceSettings, splits: tuple[str, ...] = SPLITS) -> list[ThickVolume]:

@@ -1,7 +1,6 @@
 """Loss, optimiser and schedule of a task, ours by name or any allowed class by its path."""
 
 import inspect
-import numbers
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, S
 
 from fedmr.losses import WeightedSum
 from fedmr.tasks.base import Task
-from fedmr.utils.class_path import TARGET, construct, locate
+from fedmr.utils.class_path import TARGET, construct_from, locate
 from fedmr.utils.optimizers import OPTIMIZERS
 
 WEIGHT = "weight"
@@ -31,12 +30,11 @@ def make_loss(terms: Mapping[str, Any]) -> WeightedSum:
         if not isinstance(term, Mapping):
             weights[name] = float(term)
             continue
-        settings = dict(term)
-        path, weight = settings.pop(TARGET, None), settings.pop(WEIGHT, None)
-        number = isinstance(weight, numbers.Real) and not isinstance(weight, bool)
-        if path is None or not number:
+        weight = term.get(WEIGHT)
+        if TARGET not in term or isinstance(weight, bool) or not isinstance(weight, int | float):
             raise ValueError(f"task: loss {name} is {dict(term)}; it must be a number, or have {TARGET} and {WEIGHT}")
-        weights[name], others[name] = float(weight), construct(path, nn.Module, **settings)
+        settings = {key: value for key, value in term.items() if key != WEIGHT}
+        weights[name], others[name] = float(weight), construct_from(f"loss {name}", settings, nn.Module)
     return WeightedSum(weights, others)
 
 
@@ -49,8 +47,7 @@ def make_optimizer(task: Task, parameters: Iterable[Tensor]) -> Optimizer:
     chosen = task.optimizer
     if isinstance(chosen, str):
         return OPTIMIZERS[chosen](parameters, lr=task.learning_rate)
-    settings = dict(chosen)
-    return construct(settings.pop(TARGET), Optimizer, parameters, lr=task.learning_rate, **settings)
+    return construct_from("optimizer", chosen, Optimizer, parameters, lr=task.learning_rate)
 
 
 def make_schedule(task: Task, optimizer: Optimizer, total: int) -> LRScheduler:
@@ -62,11 +59,9 @@ def make_schedule(task: Task, optimizer: Optimizer, total: int) -> LRScheduler:
         ValueError: as `class_path.construct`.
     """
     if task.schedule:
-        settings = dict(task.schedule)
-        path = settings.pop(TARGET)
-        takes = inspect.signature(locate(path, LRScheduler)).parameters
-        lengths = {name: total for name in _LENGTHS if name in takes}
-        return construct(path, LRScheduler, optimizer, **(lengths | settings))
+        takes = inspect.signature(locate(task.schedule[TARGET], LRScheduler)).parameters
+        lengths = {name: total for name in _LENGTHS if name in takes and name not in task.schedule}
+        return construct_from("schedule", task.schedule, LRScheduler, optimizer, **lengths)
     warmup = min(task.warmup_steps, total - 1)
     cosine = CosineAnnealingLR(optimizer, total - warmup, task.final_learning_rate)
     if warmup < 1:

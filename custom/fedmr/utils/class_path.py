@@ -144,6 +144,26 @@ def construct(path: str, base: type[T], *args: Any, **settings: Any) -> T:
         raise ValueError(f"task: {path} does not take the arguments {settings}: {error}") from error
 
 
+def construct_from(what: str, values: Mapping[str, Any], base: type[T], *args: Any, **ours: Any) -> T:
+    """Make the object that a part of a task describes by `_target_` and arguments.
+
+    Args:
+        what: the part, for an error.
+        values: `_target_`, and the task's arguments.
+        base: what the class must be a subclass of.
+        args, ours: arguments of ours.
+
+    Raises:
+        ValueError: as `construct`, no class is named, or the task gives an argument that is ours.
+    """
+    settings = dict(values)
+    if (path := settings.pop(TARGET, None)) is None:
+        raise ValueError(f"task: {what} {settings} has no '{TARGET}'; add the path of its class")
+    if taken := sorted(settings.keys() & ours.keys()):
+        raise ValueError(f"task: {what} sets {', '.join(taken)}, which the task itself gives; leave it out there")
+    return construct(path, base, *args, **ours, **settings)
+
+
 def check_arguments(values: Any, name: str = "") -> None:
     """Refuse arguments that make a class do more than compute: expressions, addresses, files, weights from elsewhere.
 
