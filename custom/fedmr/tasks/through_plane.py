@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from fedmr.data.splits import SPLITS
 from fedmr.physics.slice_profile import Interpolation, Profile, ThickSlices, interpolate_slices
 from fedmr.tasks.base import Task
-from fedmr.tasks.super_resolution import super_resolve
 from fedmr.tasks.patches import MIN_FOREGROUND
+from fedmr.tasks.super_resolution import super_resolve
 from fedmr.tasks.thick_slices import ThickSliceSampler, ThickVolume, load_volumes, usable_slices
 from fedmr.utils.validation import Count, Positive, settings
 
